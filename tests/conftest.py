@@ -1,0 +1,19 @@
+"Fixtures that several test files share."
+import os
+from pathlib import Path
+import pytest
+
+os.environ.setdefault('DEEPFAKENB_QUIET', '1')
+ROOT = Path(__file__).resolve().parent.parent
+
+@pytest.fixture(scope='session')
+def root() -> Path:
+    "The repository."
+    return ROOT
+
+@pytest.fixture(scope='session')
+def shared() -> Path:
+    "The read-only folder beside the project (papers, golden numbers, portraits); tests that need it skip where it is absent."
+    path = Path(os.environ.get('DEEPFAKENB_SHARED') or ROOT.parent/'shared')
+    if not path.is_dir(): pytest.skip('no shared/ folder beside the project')
+    return path

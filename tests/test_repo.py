@@ -1,0 +1,125 @@
+"The house keeps its rules: one test for each trap of the tools."
+import configparser, json, re, shutil, subprocess, sys, time
+from pathlib import Path
+import nbformat, pytest
+
+BIN = Path(sys.executable).parent
+
+def run(*args, cwd, **kw):
+    return subprocess.run([str(a) for a in args], cwd=cwd, capture_output=True, text=True, timeout=300, **kw)
+
+def tracked(root) -> list[Path]:
+    "Files that git tracks, or would track."
+    out = run('git', 'ls-files', '--cached', '--others', '--exclude-standard', cwd=root).stdout.split('\n')
+    return [root/f for f in out if f and (root/f).is_file()]
+
+def notebooks(root) -> list[Path]:
+    return [p for p in sorted((root/'nbs').rglob('*.ipynb')) if '.ipynb_checkpoints' not in p.parts]
+
+def code_cells(nb): return [c for c in nb.cells if c.cell_type == 'code']
+
+@pytest.fixture(scope='module')
+def workshop(root, tmp_path_factory) -> Path:
+    "A copy of everything that nbdev reads, to let its tools loose on."
+    out = tmp_path_factory.mktemp('workshop')
+    for name in ('settings.ini', 'pyproject.toml', 'setup.py'): shutil.copy(root/name, out)
+    for name in ('nbs', 'deepfakenb'): shutil.copytree(root/name, out/name, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints'))
+    return out
+
+def test_export_leaves_no_diff(root, workshop):
+    assert (r := run(BIN/'nbdev_export', cwd=workshop)).returncode == 0, r.stderr
+    exported = {p.relative_to(workshop) for p in (workshop/'deepfakenb').rglob('*.py')}
+    assert exported == {p.relative_to(root) for p in (root/'deepfakenb').rglob('*.py')}, 'a module without a notebook, or the reverse'
+    differing = [str(f) for f in exported if (root/f).read_text() != (workshop/f).read_text()]
+    assert not differing, f'edited by hand, or not exported: {differing}'
+
+def test_clean_keeps_parameters_and_outputs(root, workshop):
+    before = {p: p.read_text() for p in notebooks(workshop)}
+    assert (r := run(BIN/'nbdev_clean', cwd=workshop)).returncode == 0, r.stderr
+    dirty = [str(p.relative_to(workshop)) for p, text in before.items() if json.loads(p.read_text()) != json.loads(text)]
+    assert not dirty, f'run nbdev_clean on {dirty}'
+
+def test_clean_deletes_parameters_without_the_key(root, tmp_path):
+    "The guard above can fail: without `allowed_cell_metadata_keys` the tag is lost."
+    (tmp_path/'nbs').mkdir()
+    text = (root/'settings.ini').read_text()
+    (tmp_path/'settings.ini').write_text(text.replace('allowed_cell_metadata_keys = tags', 'allowed_cell_metadata_keys ='))
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell('a: int = 1', metadata={'tags': ['parameters']})])
+    nbformat.write(nb, tmp_path/'nbs'/'a.ipynb')
+    run(BIN/'nbdev_clean', cwd=tmp_path)
+    assert 'parameters' not in (tmp_path/'nbs'/'a.ipynb').read_text()
+
+def test_experiments_and_papers_have_one_typed_parameters_cell(root):
+    books = [p for p in notebooks(root) if p.parent.name in ('experiments', 'papers')]
+    assert books
+    for p in books:
+        cells = [c for c in code_cells(nbformat.read(p, 4)) if 'parameters' in c.metadata.get('tags', [])]
+        assert len(cells) == 1, f'{p.name}: {len(cells)} cells tagged parameters'
+        for line in cells[0].source.splitlines():
+            if line.strip() and not line.startswith('#'):
+                assert re.match(r'\w+\s*:\s*[\w\[\], |]+\s*=', line), f'{p.name}: untyped parameter {line!r}'
+
+def test_notebooks_carry_outputs_and_no_errors(root):
+    for p in notebooks(root):
+        cells = code_cells(nbformat.read(p, 4))
+        outputs = [o for c in cells for o in c.outputs]
+        assert outputs or not cells, f'{p.name}: not a single output'
+        assert not [o for o in outputs if o.output_type == 'error'], f'{p.name}: an error among its outputs'
+
+def test_no_path_of_a_machine(root):
+    pattern = re.compile(r'(?<![\w.])/(?:work|root|farm|tmp|home/\w+)/\w')
+    for p in tracked(root):
+        if p.suffix in ('.py', '.ipynb', '.md', '.toml', '.ini', '.yml', '.txt', '.json', '.csv', '.html', '.jsonl') and p != Path(__file__):
+            found = pattern.search(p.read_text(encoding='utf8'))
+            assert not found, f'{p.relative_to(root)}: {found.group()!r}'
+
+def test_nothing_large_is_committed(root):
+    large = [(p.name, p.stat().st_size) for p in tracked(root) if p.stat().st_size > 10_000_000]
+    assert not large
+
+def test_modules_and_export_cells_stay_readable(root):
+    long = [(p.name, n) for p in (root/'deepfakenb').rglob('*.py') if p.name != '_modidx.py' and (n := p.read_text().count('\n')) > 350]
+    assert not long, f'split the notebook of {long}'
+    for p in notebooks(root):
+        for c in code_cells(nbformat.read(p, 4)):
+            if c.source.startswith('#| export'): assert c.source.count('\n') < 60, f'{p.name}: {c.source[:80]!r}'
+
+def test_layers_import_only_from_above(root):
+    "A notebook imports from notebooks with a smaller number; data.synth may use models.generator."
+    number = {}
+    for p in notebooks(root):
+        m = re.search(r'^#\|\s*default_exp\s+(\S+)', '\n'.join(c.source for c in code_cells(nbformat.read(p, 4))), re.M)
+        if m: number[f'deepfakenb.{m.group(1)}'] = int(p.name[:2])
+    for module, n in number.items():
+        text = (root/Path(*module.split('.')).with_suffix('.py')).read_text()
+        for used in set(re.findall(r'^\s*from (deepfakenb[\w.]*) import', text, re.M)):
+            if used in number and number[used] > n and not (module.startswith('deepfakenb.data.synth') and used == 'deepfakenb.models.generator'):
+                raise AssertionError(f'{module} ({n}) imports {used} ({number[used]})')
+
+def test_every_requirement_is_pinned(root):
+    cfg = configparser.ConfigParser(delimiters=['=']); cfg.read(root/'settings.ini')
+    norm = lambda s: re.split(r'[<>=!~\[; ]', s)[0].lower().replace('_', '-')
+    pinned = {norm(l) for l in (root/'constraints.txt').read_text().splitlines() if '==' in l}
+    wanted = (cfg['DEFAULT']['requirements'] + ' ' + cfg['DEFAULT']['dev_requirements']).split()
+    assert {norm(w) for w in wanted} <= pinned
+    assert not re.search(r'https?://|file:', (root/'constraints.txt').read_text())
+
+def test_readme_is_written_from_the_index(root, tmp_path):
+    r = run(BIN/'jupyter', 'nbconvert', '--log-level=ERROR', '--to', 'markdown', root/'nbs'/'index.ipynb', '--output-dir', tmp_path,
+            '--output', 'README', '--NbConvertApp.output_files_dir=nbs/images', cwd=root)
+    assert r.returncode == 0, r.stderr
+    assert (tmp_path/'README.md').read_text() == (root/'README.md').read_text(), 'run `make export`'
+    for image in re.findall(r'!\[[^\]]*\]\(([^)]+)\)', (root/'README.md').read_text()): assert (root/image).is_file(), image
+
+@pytest.mark.parametrize('command, limit', [(['-c', 'import deepfakenb'], 1.0), (['-m', 'deepfakenb.cli.main', '--help'], 1.5)])
+def test_starts_quickly(root, command, limit):
+    times = []
+    for _ in range(4):
+        start = time.perf_counter(); r = run(sys.executable, *command, cwd=root); times.append(time.perf_counter()-start)
+        assert r.returncode == 0, r.stderr
+    assert min(times) <= limit, times
+
+def test_make_explains_itself(root):
+    r = run('make', cwd=root)
+    assert r.returncode == 0
+    for target in ('reproduce', 'test', 'lab', 'bench', 'export'): assert f'make {target}' in r.stdout
