@@ -91,9 +91,11 @@ def test_layers_import_only_from_above(root):
         m = re.search(r'^#\|\s*default_exp\s+(\S+)', '\n'.join(c.source for c in code_cells(nbformat.read(p, 4))), re.M)
         if m: number[f'deepfakenb.{m.group(1)}'] = int(p.name[:2])
     for module, n in number.items():
+        package = module.split('.')[:-1]
         text = (root/Path(*module.split('.')).with_suffix('.py')).read_text()
-        for used in set(re.findall(r'^\s*from (deepfakenb[\w.]*) import', text, re.M)):
-            if used in number and number[used] > n and not (module.startswith('deepfakenb.data.synth') and used == 'deepfakenb.models.generator'):
+        for dots, rest in re.findall(r'^\s*from (\.*)([\w.]*) import', text, re.M):
+            used = '.'.join([*package[:len(package)-len(dots)+1], rest]) if dots else rest
+            if number.get(used, 0) > n and not (module.startswith('deepfakenb.data.synth') and used == 'deepfakenb.models.generator'):
                 raise AssertionError(f'{module} ({n}) imports {used} ({number[used]})')
 
 def test_every_requirement_is_pinned(root):
