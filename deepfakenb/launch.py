@@ -61,24 +61,30 @@ def check_parameters(path: Path|str, # a notebook
     wrong = [w for n, p in known.items() if (w := p.wrong(given[n]))]
     if wrong: raise UserError(f'{shown(path)}: {wrong[0]}', 2)
 
-# %% ../nbs/81_launch.ipynb #f40b8028
+# %% ../nbs/81_launch.ipynb #fdb65214
 class Kernel:
     "A Jupyter kernel that executes notebooks one after the other; started when first used."
     def __init__(self, threads: int|None = None): self.threads, self.km, self.pid, self.used = threads, None, None, False
     def manager(self):
-        "The running kernel's manager."
+        "The running kernel's manager, its variables forgotten."
         if self.km is None:
-            from jupyter_client import KernelManager
+            from jupyter_client import AsyncKernelManager
+            from jupyter_core.utils import run_sync
             env = dict(os.environ, DEEPFAKENB_QUIET='1', DEEPFAKENB_ROOT=str(ROOT), MPLBACKEND='module://matplotlib_inline.backend_inline')
             if self.threads: env |= {v: str(self.threads) for v in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS')}
-            self.km = KernelManager(kernel_name='python3'); self.km.start_kernel(env=env, cwd=str(ROOT)); self.pid = self.km.provisioner.pid
+            self.km = AsyncKernelManager(kernel_name='python3')
+            run_sync(self.km.start_kernel)(env=env, cwd=str(ROOT), extra_arguments=['--log-level=40'])
+            self.pid = self.km.provisioner.pid
         elif self.used: self._forget()
         self.used = True
         return self.km
     def _forget(self):
-        client = self.km.blocking_client(); client.start_channels(); client.wait_for_ready(timeout=60)
-        client.execute_interactive('get_ipython().reset(new_session=False)\nimport gc; gc.collect(); gc.unfreeze()', silent=True, store_history=False, timeout=120)
-        client.stop_channels()
+        import nbformat
+        from nbclient import NotebookClient
+        cell = nbformat.v4.new_code_cell('get_ipython().reset(new_session=False)\nimport gc; gc.collect()')
+        client = NotebookClient(nbformat.v4.new_notebook(cells=[cell]), km=self.km, timeout=120)
+        try: client.execute()
+        finally: client.kc.stop_channels()
     def kill(self):
         "From any thread: ends the process at once; what it trained is safe, see `learner`."
         if self.pid:
@@ -86,10 +92,27 @@ class Kernel:
             except ProcessLookupError: self.pid = None
     def close(self):
         "Ends the kernel; the next use starts another."
-        if self.km is not None: self.km.shutdown_kernel(now=True)
+        from jupyter_core.utils import run_sync
+        if self.km is not None: run_sync(self.km.shutdown_kernel)(now=True)
         self.km, self.pid, self.used = None, None, False
 
-# %% ../nbs/81_launch.ipynb #c9216572
+def _engine() -> str: # its name in papermill
+    "papermill's own engine, leaving the kernel to us and closing its connections to it."
+    import logging
+    from papermill.clientwrap import PapermillNotebookClient
+    from papermill.engines import NBClientEngine, papermill_engines
+    logging.getLogger('papermill').setLevel(logging.ERROR)   # it warns about types that it does not know, such as Literal
+    class SharedKernel(NBClientEngine):
+        @classmethod
+        def execute_managed_notebook(cls, nb_man, kernel_name, km=None, **kw):
+            client = PapermillNotebookClient(nb_man, km=km, timeout=None, kernel_name=kernel_name)
+            try: return client.execute()
+            finally:
+                if client.kc is not None: client.kc.stop_channels()
+    papermill_engines.register('deepfakenb', SharedKernel)
+    return 'deepfakenb'
+
+# %% ../nbs/81_launch.ipynb #86c1fc40
 def tidy(path: Path, # an executed notebook
          out: Path|None = None # a folder that is told as `reports`
         ):
@@ -118,7 +141,7 @@ def run_notebook(path: Path|str, # a notebook with a typed `parameters` cell
     mine, output = kernel or Kernel(), Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
-        papermill.execute_notebook(str(path), str(output), parameters, progress_bar=False, km=mine.manager(), cwd=str(ROOT), kernel_name='python3')
+        papermill.execute_notebook(str(path), str(output), parameters, engine_name=_engine(), progress_bar=False, km=mine.manager(), cwd=str(ROOT), kernel_name='python3')
     finally:
         if kernel is None: mine.close()
         if output.is_file(): tidy(output, out)

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from .core import UserError, atomic, shown
 
-# %% ../nbs/85_pages.ipynb #eb02124b
+# %% ../nbs/85_pages.ipynb #904d14a6
 CSS = '''
 :root{--ink:#1d2330;--pale:#5a6272;--line:#d9dde5;--soft:#f5f7fa;--blue:#005f99;--warn:#7a3e00;--warnbg:#fff4e3}
 *{box-sizing:border-box}
@@ -24,12 +24,12 @@ pre{background:var(--soft);border:1px solid var(--line);border-radius:8px;paddin
 .skip{position:absolute;left:-99rem}.skip:focus{left:1rem;top:1rem;background:#fff;padding:.5rem}
 nav.toc{display:flex;flex-wrap:wrap;gap:.3rem 1.1rem;margin:1rem 0;padding:.6rem 0;border-block:1px solid var(--line)}nav.toc a{text-decoration:none;font-weight:600}
 .banner{background:var(--soft);border-left:6px solid var(--blue);border-radius:0 8px 8px 0;padding:.8rem 1.1rem;margin:1rem 0;max-width:60rem}
-.banner.warn{background:var(--warnbg);border-color:#e69f00}.banner p{margin:.2em 0}
-.scroll,.dnb-table,.output_html,.jp-RenderedHTMLCommon{overflow-x:auto}
+.banner.warn{background:var(--warnbg);border-color:#e69f00}.banner p{margin:.2em 0;max-width:none}
+.scroll,.dnb-table,.output_subarea,.text_cell_render{overflow-x:auto}
 table{border-collapse:collapse;font-size:.88rem;margin:.6rem 0;font-variant-numeric:tabular-nums;line-height:1.35}
 caption{color:var(--pale);font-size:.92rem;padding-bottom:.5rem;max-width:60rem;text-align:left;caption-side:top}caption b{color:var(--ink)}
 th,td{padding:.32rem .6rem;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}thead th{border-bottom:2px solid var(--ink);vertical-align:bottom;text-align:left}
-tbody tr:hover{background:var(--soft)}tr.guess th,tr.guess td{font-style:italic;color:var(--pale);font-weight:400}tbody th{font-weight:600}
+tbody tr:hover{background:var(--soft)}tr.first>*{border-top:1.5px solid #9aa3b2}thead small{font-weight:400;color:var(--warn)}tr.guess th,tr.guess td{font-style:italic;color:var(--pale);font-weight:400}tbody th{font-weight:600}
 .dnb-notes,.small{font-size:.86rem;color:var(--pale)}td small{color:var(--pale)}
 .files{font-size:.86rem;margin:.1rem 0 1.6rem}.files a{margin-right:.9em}
 .gallery{display:grid;grid-template-columns:repeat(auto-fill,minmax(20rem,1fr));gap:1.2rem;align-items:start}
@@ -57,14 +57,15 @@ def page(title: str, # of the window and, unless the body has its own, of the pa
             f'<a class="skip" href="#content">Skip to the content</a><header class="top">{top}</header><main id="content">\n{body}\n</main>'
             '<footer>Made by deepfakenb. This page loads nothing from anywhere.</footer></body></html>\n')
 
-# %% ../nbs/85_pages.ipynb #3c81ceeb
+# %% ../nbs/85_pages.ipynb #de21533d
 _SAME = {r'\operatorname': r'\mathrm', r'\tfrac': r'\frac', r'\text': r'\mathrm', r'\lVert': r'\Vert ', r'\rVert': r'\Vert ', r'\lvert': '|', r'\rvert': '|', r'\top': r'\mathsf{T}',
-         r'\bigl': '', r'\bigr': '', r'\Bigl': '', r'\Bigr': '', r'\displaystyle': '', r'\limits': '', r'\nolimits': '', r'\tag': r'\qquad ', r'\le ': r'\leq ', r'\ge ': r'\geq '}
+         r'\bigl': '', r'\bigr': '', r'\Bigl': '', r'\Bigr': '', r'\big': '', r'\Big': '', r'\bigg': '', r'\displaystyle': '', r'\limits': '', r'\nolimits': '', r'\tag': r'\qquad ', r'\le ': r'\leq ', r'\ge ': r'\geq '}
 
 def _plain_tex(source: str) -> list[str]: # lines in matplotlib's dialect
     "Spell a formula with the commands that matplotlib knows; one line a row."
     s = re.sub(r'\\(begin|end)\{(aligned|align|align\*|split|gathered|equation|equation\*|cases)\}', '', source)
     for a, b in _SAME.items(): s = re.sub(re.escape(a)+(r'(?![a-zA-Z])' if not a.endswith(' ') else ''), lambda _: b, s)
+    s = re.sub(r'\\(sqrt|hat|bar|tilde) +(\w)', r'\\\1{\2}', s)
     s = re.sub(r'\\mathrm\{([^{}]*)\}', lambda m: r'\mathrm{'+m[1].replace(' ', r'\ ')+'}', s)
     return [' '.join(r.replace(r'\&', '\0').replace('&', ' ').replace('\0', r'\&').split()) for r in re.split(r'\\\\', s) if r.strip()]
 
@@ -123,7 +124,7 @@ def offline(text: str # HTML
     text = re.sub(r'<(link|iframe|embed|object|base)\b[^>]*>', '', text, flags=re.I)
     return re.sub(r'<(img|source|video|audio)\b[^>]*\bsrc\s*=\s*["\']?(?!data:)[^>]*>', '', text, flags=re.I)
 
-# %% ../nbs/85_pages.ipynb #a56bdbb1
+# %% ../nbs/85_pages.ipynb #f2be7a16
 @cache
 def _exporter(links: tuple): # pairs (file name, page)
     from jinja2 import DictLoader
@@ -151,7 +152,7 @@ def notebook_page(path: Path|str, # an executed notebook
     from pygments.formatters import HtmlFormatter
     try: nb = nbformat.read(path, 4)
     except FileNotFoundError: raise UserError(f'{shown(path)}: no such notebook') from None
-    except (nbformat.reader.NotJSONError, nbformat.ValidationError, UnicodeDecodeError, KeyError, AttributeError) as e:
+    except (ValueError, TypeError, KeyError, AttributeError, nbformat.ValidationError) as e:   # whatever a torn file makes the reader raise
         raise UserError(f'{shown(path)}: not a notebook ({type(e).__name__}); run it again') from None
     for cell in nb.cells:   # a widget is dead without its kernel: its text is shown
         for o in cell.get('outputs', []): o.get('data', {}).pop('application/vnd.jupyter.widget-view+json', None)

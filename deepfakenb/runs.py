@@ -41,7 +41,7 @@ def is_busy(spec: RunSpec, out=None) -> bool:
         with lock.acquire(timeout=0): return False
     except Timeout: return True
 
-# %% ../nbs/81_runs.ipynb #f33203cf
+# %% ../nbs/81_runs.ipynb #a1b484f4
 class Run:
     "A finished run; reading a damaged one raises `UserError` with the remedy."
     def __init__(self, path: Path|str): self.path = Path(path); self.id = self.path.name
@@ -58,7 +58,7 @@ class Run:
     @property
     def problem(self) -> str|None:
         "What is wrong with the record, or None."
-        try: return [self._sound(n) for n in RECORD] and None
+        try: return (self._done, [self._sound(n) for n in RECORD]) and None
         except UserError as e: return str(e)
     @cached_property
     def params(self) -> dict: return read_json(self._sound('params.json'))
@@ -82,10 +82,10 @@ class Run:
         return p[f'{checkpoint}_correct'].to_numpy(int), p[f'{checkpoint}_slots'].to_numpy(int)
     def model(self, checkpoint: str = 'adaptive'): # 'fixed' or 'adaptive'
         "The trained model; its weights may be absent where only the record was committed."
-        from deepfakenb.models.checkpoints import load_model
         if checkpoint not in CHECKPOINTS: raise UserError(f"checkpoint {checkpoint!r}: choose from {', '.join(CHECKPOINTS)}", 2)
         path = self.path/CHECKPOINTS[checkpoint]
         if not path.is_file(): raise UserError(f'{shown(path)}: the weights are not on this machine, only the record of the run is; train it with deepfakenb reproduce')
+        from deepfakenb.models.checkpoints import load_model
         return load_model(self._sound(path.name))
     @cached_property
     def stale(self) -> list[str]: # empty: current

@@ -4,14 +4,15 @@
 __all__ = ['COLUMNS', 'Table', 'number', 'layout', 'to_markdown', 'tex', 'to_latex', 'to_html', 'to_csv', 'write_table',
            'read_table', 'build_table']
 
-# %% ../nbs/83_tables.ipynb #7df69542
+# %% ../nbs/83_tables.ipynb #250ae43a
 import csv, html, re
 from dataclasses import dataclass, field
 from pathlib import Path
 from .core import UserError, atomic, commit, reports_dir, shown, write_json
-from .results import GUESSES, PAPERS, PRESETS, Paper, cells_of, fill, reported
+from .protocols.base import PRESETS
+from .results import GUESSES, PAPERS, Paper, cells_of, fill, number_of, reported
 
-# %% ../nbs/83_tables.ipynb #6d45e4ae
+# %% ../nbs/83_tables.ipynb #84308974
 @dataclass(frozen=True)
 class Table:
     "A table with everything that must be said about it."
@@ -24,7 +25,7 @@ class Table:
     @property
     def paper(self) -> Paper: return PAPERS[self.id.split('_')[0]]
     @property
-    def number(self) -> str: return re.sub(r'\D*', '', self.id.split('_')[1])
+    def number(self) -> str: return number_of(self.id)
     @property
     def runs(self) -> list[str]: return sorted({r for l in self.lines for r in l['runs']})
     @property
@@ -37,7 +38,7 @@ class Table:
     def caption(self) -> str:
         "What a reader must know, in sentences."
         said = [f'{self.title}.', f'Paper: as printed, measured on {self.paper.data} (real data).']
-        if not self.measured: return ' '.join([*said, 'Ours: nothing was measured here; the reasons stand in the cells.'])
+        if not self.measured: return ' '.join([*said, 'Ours: nothing was measured here; the reasons stand below.'])
         seeds = max((l['seeds'] for l in self.lines), default=0)
         over = f'{seeds} seeds and test images' if seeds > 1 else 'test images, one seed'
         said.append(f'Ours: preset “{self.preset}”, mean and 95 % interval over {over}; n = test images × seeds; Δ = ours − paper.')
@@ -45,7 +46,7 @@ class Table:
         if self.data == 'synthetic': said.append('Our data are synthetic (rendered faces), not the paper’s: Δ compares data as much as methods.')
         return ' '.join([*said, 'Validation selects the checkpoint; the test split is read once, at the end.'])
 
-# %% ../nbs/83_tables.ipynb #19bdc046
+# %% ../nbs/83_tables.ipynb #55a40253
 def number(x: float, digits: int = 2, sign: bool = False) -> str:
     "A number for people: typographic minus, fixed digits."
     return f"{x:{'+' if sign else ''}.{digits}f}".replace('-', '−')
@@ -68,19 +69,20 @@ def layout(table: Table # the table to print
             if l['difference'] is not None: delta = number(l['difference'], digits, sign=True)
             if l['seeds']: p['n'] = f"{l['images']} × {l['seeds']}"
         p['cells'][l['metric']] = (l['reported'] or '—', ours, delta, mark(l['note']) if l['note'] else '')
-    return metrics, list(printed.values()), {v: k for k, v in letters.items()}
+    settings = list(dict.fromkeys(p['column'] for p in printed.values()))
+    return metrics, sorted(printed.values(), key=lambda p: settings.index(p['column'])), {v: k for k, v in letters.items()}
 
-# %% ../nbs/83_tables.ipynb #3e4fa2d8
+# %% ../nbs/83_tables.ipynb #4039f4e6
 def to_markdown(table: Table) -> str:
     "GitHub Markdown with caption and reasons."
     metrics, printed, reasons = layout(table)
     esc = lambda s: s.replace('|', '\\|')
-    head = ['Method', 'Setting'] + [f'{m}: {k}' for m in metrics for k in ('paper', table.ours, 'Δ')] + ['n']
+    head = ['Setting', 'Method'] + [f'{m}: {k}' for m in metrics for k in ('paper', table.ours, 'Δ')] + ['n']
     out = [f'**Table {table.number}.** {table.caption}', '', '| '+' | '.join(map(esc, head))+' |', '|---|---|'+'--:|'*(len(head)-2)]
     for p in printed:
         cells = [x for m in metrics for x in _texts(p, m, '({})')]
         name = f"*{esc(p['row'])}*" if p['guess'] else esc(p['row'])
-        out.append('| '+' | '.join([name, esc(p['column']), *cells, p['n'] or '—'])+' |')
+        out.append('| '+' | '.join([esc(p['column']), name, *cells, p['n'] or '—'])+' |')
     return '\n'.join(out + ([''] + [f'({k}) {v}  ' for k, v in reasons.items()] if reasons else [])) + '\n'
 
 def _texts(line, metric, mark): # three strings of a metric, the letter set behind ours
@@ -103,25 +105,29 @@ def to_latex(table: Table) -> str:
     rules = ''.join(rf'\cmidrule(lr){{{3+3*i}-{5+3*i}}}' for i in range(len(metrics)))
     body = []
     for i, p in enumerate(printed):
-        if i and p['guess'] and not printed[i-1]['guess']: body.append(r'\midrule')
+        new = i == 0 or p['column'] != printed[i-1]['column']
+        if i and new: body.append(r'\midrule')
         cells = [tex(x) if k != 1 else re.sub(r' \((\w+)\)$', r'\\textsuperscript{\1}', tex(x)) for m in metrics for k, x in enumerate(_texts(p, m, '({})'))]
-        body.append(' & '.join([tex(p['row']), tex(p['column']), *cells, tex(p['n'] or '—')]) + r' \\')
+        body.append(' & '.join([tex(p['column']) if new else '', rf"\textit{{{tex(p['row'])}}}" if p['guess'] else tex(p['row']), *cells, tex(p['n'] or '—')]) + r' \\')
     notes = ' '.join(rf'\textsuperscript{{{k}}}~{tex(v)}.' for k, v in reasons.items())
     return '\n'.join([r'% needs \usepackage{booktabs}', r'\begin{table*}[t]', r'\centering', r'\footnotesize', r'\setlength{\tabcolsep}{4pt}',
         rf'\caption{{{tex(table.caption)}}}', rf"\label{{tab:{table.id.replace('_', '-')}-{table.preset}}}", rf"\begin{{tabular}}{{ll{'r'*(last-2)}}}", r'\toprule',
-        rf' & & {two} & \\', rules, 'Method & Setting & ' + ' & '.join(['paper', tex(table.ours.split(',')[0]), r'$\Delta$']*len(metrics)) + r' & $n$ \\', r'\midrule',
+        rf' & & {two} & \\', rules, 'Setting & Method & ' + ' & '.join(['paper', tex(table.ours.split(',')[0]), r'$\Delta$']*len(metrics)) + r' & $n$ \\', r'\midrule',
         *body, r'\bottomrule', r'\end{tabular}', *([rf'\par\smallskip\raggedright {notes}'] if notes else []), r'\end{table*}', ''])
 
-# %% ../nbs/83_tables.ipynb #8b655719
+# %% ../nbs/83_tables.ipynb #ddb99efd
 def to_html(table: Table) -> str:
     "An accessible HTML table: caption, two header rows, reasons below."
     metrics, printed, reasons = layout(table)
     e, right = html.escape, ' style="text-align:right;white-space:nowrap"'
     caption = re.sub(r'(SMOKE RUNS ARE NOT MEANINGFUL)', r'<strong>\1</strong>', e(table.caption))
     head = ''.join(f'<th colspan="3" scope="colgroup" style="text-align:center">{e(m)}</th>' for m in metrics)
-    sub = ''.join(f'<th scope="col"{right}>{e(k)}</th>' for _ in metrics for k in ('paper', table.ours, 'Δ'))
+    ours, _, warning = table.ours.partition(', ')
+    sub = f'<th scope="col"{right}>paper</th><th scope="col"{right}>{ours}{f"<br><small>{e(warning)}</small>" if warning else ""}</th><th scope="col"{right}>Δ</th>'*len(metrics)
     rows = []
-    for p in printed:
+    for i, p in enumerate(printed):
+        same = sum(q['column'] == p['column'] for q in printed)
+        new = i == 0 or p['column'] != printed[i-1]['column']
         cells = []
         for m in metrics:
             paper, ours, delta, letter = p['cells'].get(m, ('—',)*3 + ('',))
@@ -129,11 +135,12 @@ def to_html(table: Table) -> str:
             note = f' <sup>{letter}</sup>' if letter else ''
             body = re.sub(r'^(\S+) (\[.*\])$', r'<b>\1</b> <small>\2</small>', e(ours))
             cells.append(f'<td{right}>{e(paper)}</td><td{right}{why}>{body}{note}</td><td{right}>{e(delta)}</td>')
-        kind = ' class="guess"' if p['guess'] else ''
-        rows.append(f'<tr{kind}><th scope="row" style="text-align:left">{e(p["row"])}</th><td>{e(p["column"])}</td>{"".join(cells)}<td{right}>{e(p["n"]) or "—"}</td></tr>')
+        kind = ' '.join(k for k, on in (('guess', p['guess']), ('first', new)) if on)
+        setting = f'<th scope="rowgroup" rowspan="{same}" style="text-align:left;vertical-align:top">{e(p["column"])}</th>' if new else ''
+        rows.append(f'<tr class="{kind}">{setting}<th scope="row" style="text-align:left">{e(p["row"])}</th>{"".join(cells)}<td{right}>{e(p["n"]) or "—"}</td></tr>')
     notes = ''.join(f'<div><sup>{k}</sup> {e(v)}</div>' for k, v in reasons.items())
     return (f'<div class="dnb-table"><table class="dnb" id="{e(table.id)}"><caption style="text-align:left"><b>Table {table.number}.</b> {caption}</caption>'
-            f'<thead><tr><th rowspan="2" scope="col">Method</th><th rowspan="2" scope="col">Setting</th>{head}<th rowspan="2" scope="col">n</th></tr><tr>{sub}</tr></thead>'
+            f'<thead><tr><th rowspan="2" scope="col">Setting</th><th rowspan="2" scope="col">Method</th>{head}<th rowspan="2" scope="col"{right}>n</th></tr><tr>{sub}</tr></thead>'
             f'<tbody>{"".join(rows)}</tbody></table>' + (f'<div class="dnb-notes">{notes}</div>' if notes else '') + '</div>')
 
 Table._repr_html_, Table._repr_markdown_ = to_html, to_markdown
@@ -169,7 +176,7 @@ def read_table(path: Path|str # the JSON sidecar
     try: return Table(j['id'], j['preset'], j['title'], j['lines'], j['data'], j['maker'])
     except (KeyError, TypeError): raise UserError(f'{shown(path)}: not a table of this workbook; delete it to have it made again') from None
 
-# %% ../nbs/83_tables.ipynb #b657cb6b
+# %% ../nbs/83_tables.ipynb #03e6bf20
 def build_table(table_id: str, # 'p1_table1' …
                 preset: str = 'smoke', # 'smoke', 'bench' or 'paper'
                 out: Path|str|None = None, # reports folder; default: `reports/`
@@ -181,7 +188,7 @@ def build_table(table_id: str, # 'p1_table1' …
     if preset not in PRESETS: raise UserError(f"{preset}: no such preset; choose {', '.join(PRESETS)}", 2)
     numbers = reported(table_id)
     title, data, cells = cells_of(table_id, preset, out)
-    own = {c.column for c in cells} - {r['column'] for r in numbers}
+    own = [c.column for c in cells if c.column not in {r['column'] for r in numbers}]
     table = Table(table_id, preset, title, fill(numbers, cells, tuple(own)), data, maker)
     if write: write_table(table, Path(out or reports_dir())/preset/table_id.split('_')[0]/'tables')
     return table

@@ -167,7 +167,7 @@ def text(explorer: Explorer, state: State # what is explored, what of it
     given, own = _answer(explorer, state.tokens), _answer(explorer, explorer.own(state.image))
     return f'<div>given to the decoder: <b>{given}</b> &nbsp; the model alone: <b>{own}</b></div><table>{body}</table>'
 
-# %% ../nbs/88_widgets.ipynb #7375c329
+# %% ../nbs/88_widgets.ipynb #f6e266f3
 class AttentionExplorer:
     "Explore a model's attention in a notebook: choose picture, step, head and attention; change or move the tokens given to the decoder."
     def __init__(self, model, images, labels=None, *, vocabulary, size=224, state=None): # as in `Explorer`; state: what to show first
@@ -217,4 +217,7 @@ class AttentionExplorer:
             for control, token in zip(self.tokens, s.tokens): control.value = token
         finally: self._held = False
         self.image.value, self.text.value = png(picture(self.explorer, s)), text(self.explorer, s)
-    def _repr_mimebundle_(self, **kwargs): return self.box._repr_mimebundle_(**kwargs)
+    def _repr_mimebundle_(self, **kwargs): # what a notebook shows: the controls, or the picture where there is no kernel
+        from base64 import b64encode
+        live = self.box._repr_mimebundle_(**kwargs)
+        return {**live, 'image/png': b64encode(self.image.value).decode(), 'text/plain': f'AttentionExplorer({self.explorer.model.name}, {self.state})'}

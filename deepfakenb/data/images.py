@@ -88,7 +88,7 @@ def threaded(function, # called with one item
             yield waiting.pop(0).result()
     finally: pool.shutdown(wait=True, cancel_futures=True)
 
-# %% ../../nbs/10_data.images.ipynb #765e4147
+# %% ../../nbs/10_data.images.ipynb #27bb982f
 _KNOWN: dict = {}
 
 def content_hash(data: bytes # content of a file
@@ -96,9 +96,9 @@ def content_hash(data: bytes # content of a file
     "BLAKE2b of some bytes."
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
-def _hash_file(path) -> str:
+def _hash_file(path: str) -> str:
     try:
-        stat = os.stat(path); key = (os.fspath(path), stat.st_size, stat.st_mtime_ns)
+        stat = os.stat(path); key = (path, stat.st_size, stat.st_mtime_ns)
         if key not in _KNOWN: _KNOWN[key] = content_hash(Path(path).read_bytes())
         return _KNOWN[key]
     except OSError as e: raise UserError(f'{shown(path)}: cannot be read ({e.strerror or e})') from None
@@ -107,4 +107,6 @@ def content_hashes(files, # paths
                    description: str = 'reading files'
                   ) -> list[str]: # 32 hex digits each
     "Content hash of each file; an unreadable one raises `UserError`."
-    return list(threaded(_hash_file, files, description))
+    files = list(map(os.fspath, files))
+    parts = [files[i:i+64] for i in range(0, len(files), 64)]    # a thread's errand costs more than hashing a small file
+    return [h for part in threaded(lambda part: [_hash_file(f) for f in part], parts, description) for h in part]

@@ -82,7 +82,7 @@ def recognise(folder: Path|str # a dataset's root, a track inside it, or the fol
     wanted = '; '.join(f"{' + '.join(r.marks)} ({r.title})" for r in LAYOUTS)
     raise UserError(f'{shown(folder)}: no dataset that is known here; looked for {wanted}')
 
-# %% ../../nbs/10_data.layouts.ipynb #3ffc92fb
+# %% ../../nbs/10_data.layouts.ipynb #b3ef6bad
 KINDS: dict[str, tuple[str, str]] = { # kind -> (severity, what to do)
     'no annotations': ('error', 'unpack the annotation files too'),
     'not a table': ('error', 'fetch the annotation file again'),
@@ -94,6 +94,7 @@ KINDS: dict[str, tuple[str, str]] = { # kind -> (severity, what to do)
     'listed twice': ('error', 'remove one of the lines'),
     'in two splits': ('error', 'remove it from one split'),
     'folder says otherwise': ('error', 'correct the label or move the file'),
+    'same person in two splits': ('error', 'people must be disjoint between the splits'),
     'unreadable': ('error', 'fetch or make the file again'),
     'same picture in two splits': ('error', 'remove it from one split'),
     'same picture, two labels': ('error', 'keep the right one'),
@@ -192,14 +193,15 @@ def check(folder: Path|str, # a dataset, see `recognise`
         for i in scan.items: counts[f.layout.name, i.group][i.split or 'all'] += 1
     return CheckReport(tuple(found), tuple(problems), dict(counts), total, time.perf_counter()-start)
 
-# %% ../../nbs/10_data.layouts.ipynb #56809d38
+# %% ../../nbs/10_data.layouts.ipynb #397426e4
 def _count_table(report: CheckReport, found: Found):
+    from rich.markup import escape
     from rich.table import Table
     rows = {g: c for (l, g), c in report.counts.items() if l == found.layout.name}
     splits = [s for s in ('train', 'val', 'test', 'all') if any(s in c for c in rows.values())]
     table = Table('sequence', *splits, 'total', title=found.layout.title, title_justify='left')
     for column in table.columns[1:]: column.justify = 'right'
-    for g, c in rows.items(): table.add_row(g or '–', *[str(c[s]) if c[s] else '' for s in splits], str(c.total()))
+    for g, c in rows.items(): table.add_row(escape(g) or '–', *[str(c[s]) if c[s] else '' for s in splits], str(c.total()))
     total = sum(rows.values(), Counter())
     table.add_section(); table.add_row('total', *[str(total[s]) for s in splits], str(total.total()), style='bold')
     return table
@@ -208,13 +210,14 @@ def tables(report: CheckReport,
            most: int = 8 # lines shown of each kind of problem
           ) -> list: # things that rich prints
     "The report for people: counts, problems, a verdict."
+    from rich.markup import escape                     # a file may be called [bold].jpg
     from rich.table import Table
     out = [_count_table(report, f) for f in report.found]
     if report.problems:
         table = Table('kind', 'where', 'what', title='Problems', title_justify='left', show_lines=False)
         for kind in KINDS:
             mine = [p for p in report.problems if p.kind == kind]
-            for p in mine[:most]: table.add_row(kind, f"{p.file}{f':{p.line}' if p.line else ''}", p.what, style='red' if p.severity == 'error' else None)
+            for p in mine[:most]: table.add_row(kind, escape(f"{p.file}{f':{p.line}' if p.line else ''}"), escape(p.what), style='red' if p.severity == 'error' else None)
             if len(mine) > most: table.add_row('', '', f'… and {len(mine)-most} more of this kind', style='italic')
             if mine: table.add_row('', '', f'→ {KINDS[kind][1]}', style='dim', end_section=True)
         out.append(table)

@@ -2,14 +2,14 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'COLUMNS', 'scan_components', 'scan_attributes', 'annotation_file', 'image_folder', 'write_annotations',
-           'scan_track', 'SeqDeepFake', 'labels_of', 'sample', 'fingerprint', 'data_kind']
+           'scan_track', 'SeqDeepFake', 'labels_of', 'sample', 'fingerprint']
 
-# %% ../../nbs/14_data.seqdeepfake.ipynb #ebeca8e7
-import csv, io, os
+# %% ../../nbs/14_data.seqdeepfake.ipynb #beb7ea69
+import csv, io, json, os, posixpath
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
-from ..core import UserError, object_hash, read_json, shown
+from ..core import UserError, object_hash, shown
 from .images import content_hashes
 from .layouts import Item, Problem, Scan
 from ..vocab import NA, TRACKS, Vocabulary
@@ -41,7 +41,7 @@ def write_annotations(root: Path, # dataset root
         writer = csv.writer(f, lineterminator='\n'); writer.writerow(COLUMNS); writer.writerows(rows)
     return path
 
-# %% ../../nbs/14_data.seqdeepfake.ipynb #ea06161b
+# %% ../../nbs/14_data.seqdeepfake.ipynb #6b657332
 def _table(root: Path, name: PurePosixPath): # -> (rows of (line, path, label text), problems)
     bad = lambda kind, what, line=None: ([], [Problem(kind, str(name), line, what)])
     try: text = (root/name).read_bytes().decode('utf-8-sig')
@@ -49,7 +49,7 @@ def _table(root: Path, name: PurePosixPath): # -> (rows of (line, path, label te
     except UnicodeDecodeError: return bad('not a table', 'not text')
     except OSError as e: return bad('not a table', f'cannot be read ({e.strerror or e})')
     if not text.strip(): return bad('nothing listed', 'an empty file')
-    reader, rows, problems = csv.reader(io.StringIO(text, newline='')), [], []
+    reader, rows, problems = csv.reader(io.StringIO(text, newline=''), strict=True), [], []
     try:
         header = [c.strip() for c in next(reader)]
         absent = [c for c in COLUMNS if c not in header]
@@ -63,31 +63,50 @@ def _table(root: Path, name: PurePosixPath): # -> (rows of (line, path, label te
     if not rows and not problems: return bad('nothing listed', 'a header and no line')
     return rows, problems
 
-# %% ../../nbs/14_data.seqdeepfake.ipynb #816dd411
+# %% ../../nbs/14_data.seqdeepfake.ipynb #782b1d65
 def _inside(text: str) -> str|None: # normalised path relative to the root; None where it leaves the dataset
-    path = PurePosixPath(os.path.normpath(text.replace('\\', '/')).replace('\\', '/'))
-    return None if not text or path.is_absolute() or '..' in path.parts or (path.parts and ':' in path.parts[0]) or str(path) == '.' else str(path)
+    path = posixpath.normpath(text.replace('\\', '/')) if text else '.'
+    return None if path == '.' or path.startswith(('/', '../')) or path == '..' or ':' in path.split('/')[0] else path
 
-def _second_opinion(path: str, label: list[int], split: str, vocabulary: Vocabulary): # -> (kind, what) or None
-    parts = PurePosixPath(path).parts
-    if len(parts) < 5 or parts[:2] != (f'facial_{vocabulary.track}', 'images'): return None
-    if parts[2] in SPLITS and parts[2] != split: return 'in two splits', f'{path}: listed in {split}, lies in {parts[2]}'
+def _opinions(vocabulary: Vocabulary): # -> a function that asks an image's folder what it thinks of split and label
     lower = {n.lower(): n for n in vocabulary.names}
-    try: other = vocabulary.from_sequence_name('-'.join(lower.get(w.lower(), w) for w in parts[3].split('-')))
-    except ValueError: return 'unknown sequence folder', f'{path}: {parts[3]} is not a sequence of {vocabulary.track}'
-    return None if other == label else ('folder says otherwise', f'{path}: label {label} is {vocabulary.sequence_name(label)}')
+    @lru_cache(None)
+    def sequence(folder): # label of a folder's name, None where it is none
+        try: return vocabulary.from_sequence_name('-'.join(lower.get(w.lower(), w) for w in folder.split('-')))
+        except ValueError: return None
+    def second(path: str, label: list[int], split: str): # -> (kind, what) or None
+        parts = path.split('/')
+        if len(parts) < 5 or parts[:2] != [f'facial_{vocabulary.track}', 'images']: return None
+        if parts[2] in SPLITS and parts[2] != split: return 'in two splits', f'{path}: listed in {split}, lies in {parts[2]}'
+        other = sequence(parts[3])
+        if other is None: return 'unknown sequence folder', f'{path}: {parts[3]} is not a sequence of {vocabulary.track}'
+        return None if other == label else ('folder says otherwise', f'{path}: label {label} is {vocabulary.sequence_name(label)}')
+    return second
 
 def _files_on_disk(root: Path, track: str) -> set[str]: # relative to the root
     base = root/f'facial_{track}'/'images'
     return {f'{Path(folder).relative_to(root).as_posix()}/{name}' for folder, _, names in os.walk(base) for name in names if not name.startswith('.')}
 
-# %% ../../nbs/14_data.seqdeepfake.ipynb #1d798fa8
+# %% ../../nbs/14_data.seqdeepfake.ipynb #5899439b
+def _shared_people(root: Path, track: str, split_of: dict[str, str]) -> list[Problem]: # `split_of`: path -> split
+    name, seen, problems = f'facial_{track}/truth.jsonl', {}, []
+    if not (root/name).is_file(): return []
+    for line, text in enumerate((root/name).read_text(encoding='utf8', errors='replace').splitlines(), 1):
+        try: row = json.loads(text); path, person = str(row['file']), row.get('person')
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError): problems.append(Problem('not a table', name, line, 'not a JSON object with "file"')); continue
+        if person is None or path not in split_of: continue
+        first = seen.setdefault(str(person), (split_of[path], path))
+        if first[0] != split_of[path]: problems.append(Problem('same person in two splits', name, line, f'{path} and {first[1]}'))
+    return problems
+
+# %% ../../nbs/14_data.seqdeepfake.ipynb #f015d0e4
 def _scan_split(root, track, split, on_disk, seen): # -> (rows of (Item, label), problems); `seen`: path -> (annotation file, line, split)
     vocabulary, name = Vocabulary(track), annotation_file(track, split)
     rows, problems = _table(root, name)
-    good, parse = [], lru_cache(None)(vocabulary.parse)      # a few kinds of label, many lines
+    good, parse, second = [], lru_cache(None)(vocabulary.parse), _opinions(vocabulary)   # a few kinds of label, many lines
+    named = lru_cache(None)(lambda label: vocabulary.sequence_name(label))
     for line, text, label_text in rows:
-        def bad(kind, what): problems.append(Problem(kind, str(name), line, what))
+        def bad(kind, what): problems.append(Problem(kind, str(name), line, ' '.join(what.splitlines())))
         try: label = list(parse(label_text))
         except ValueError as e: bad('wrong label', str(e)); continue
         if (path := _inside(text)) is None: bad('wrong path', f'{text!r} does not lie in the dataset'); continue
@@ -96,8 +115,8 @@ def _scan_split(root, track, split, on_disk, seen): # -> (rows of (Item, label),
             bad('in two splits' if other != split else 'listed twice', f'{path}, before in {file}:{first}'); continue
         seen[path] = (str(name), line, split)
         if on_disk is not None and path not in on_disk and not (root/path).is_file(): bad('missing file', path); continue
-        if (opinion := _second_opinion(path, label, split, vocabulary)): bad(*opinion)
-        good.append((Item(path, split, vocabulary.sequence_name(label), str(name), line), label))
+        if (opinion := second(path, label, split)): bad(*opinion)
+        good.append((Item(path, split, named(tuple(label)), str(name), line), label))
     return good, problems
 
 def scan_track(root: Path|str, # dataset root
@@ -110,6 +129,7 @@ def scan_track(root: Path|str, # dataset root
     for split in SPLITS:
         more, bad = _scan_split(root, track, split, on_disk, seen)
         rows += more; problems += bad
+    if check_files: problems += _shared_people(root, track, {i.path: i.split for i, _ in rows})
     for path in sorted((on_disk or set()) - set(seen)): problems.append(Problem('not listed', path, None, 'in no annotation file'))
     return rows, problems
 
@@ -119,7 +139,7 @@ def _scan(root, track) -> Scan:
 
 scan_components, scan_attributes = (partial(_scan, track=t) for t in ('components', 'attributes'))
 
-# %% ../../nbs/14_data.seqdeepfake.ipynb #7418fd36
+# %% ../../nbs/14_data.seqdeepfake.ipynb #30974647
 @dataclass(frozen=True, eq=False)
 class SeqDeepFake:
     "One track of a dataset in the Seq-DeepFake layout (Shao et al. 2022, section 3)."
@@ -140,8 +160,7 @@ class SeqDeepFake:
         rows, problems = scan_track(root, track, check_files)
         errors = [p for p in problems if p.severity == 'error']
         if errors: raise UserError(str(errors[0]) + (f' (and {len(errors)-1} more; deepfakenb data check {shown(root)} lists all)' if len(errors) > 1 else ''))
-        v = Vocabulary(track)
-        return cls(root, track, pd.DataFrame([dict(file=str(root/i.path), path=i.path, label=label, sequence=v.sequence_name(label),
+        return cls(root, track, pd.DataFrame([dict(file=f'{root}{os.sep}{i.path}', path=i.path, label=label, sequence=i.group,
             length=sum(x != NA for x in label), split=i.split, line=i.line) for i, label in rows]))
     @property
     def vocabulary(self) -> Vocabulary: return Vocabulary(self.track)
@@ -152,7 +171,7 @@ class SeqDeepFake:
         if name not in SPLITS: raise UserError(f"{name}: unknown split; choose from {', '.join(SPLITS)}", 2)
         return self.frame[self.frame.split == name].reset_index(drop=True)
 
-# %% ../../nbs/14_data.seqdeepfake.ipynb #c1d1c15d
+# %% ../../nbs/14_data.seqdeepfake.ipynb #62f0fe2d
 def labels_of(frame # rows of SeqDeepFake.frame
              ): # int64 Tensor (n, 5)
     "Labels of some rows as a tensor."
@@ -175,10 +194,4 @@ def fingerprint(data: SeqDeepFake) -> str: # 16 hex digits
     rows = zip(data.frame.path, data.frame.label, data.frame.split, content_hashes(data.frame.file))
     return object_hash([data.track, sorted([p, list(map(int, l)), s, h] for p, l, s, h in rows)], 16)
 
-def data_kind(data: SeqDeepFake) -> str: # 'synthetic' or 'real'
-    "What a report must say about the data: 'synthetic' where a dataset.json of ours says so, else 'real'."
-    for folder in (data.root, data.root/f'facial_{data.track}'):
-        if (folder/'dataset.json').is_file(): return str(read_json(folder/'dataset.json').get('data_kind', 'synthetic'))
-    return 'real'
-
-SeqDeepFake.fingerprint, SeqDeepFake.kind = fingerprint, property(data_kind)
+SeqDeepFake.fingerprint = fingerprint

@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['WIDTH', 'SMALLEST_FONT', 'INK', 'PALE', 'FOOT', 'palette', 'theme', 'new_figure', 'provenance_line', 'small_texts',
-           'save_figure']
+           'mark', 'save_figure', 'show_figure']
 
 # %% ../../nbs/84_figures.base.ipynb #821e581a
 import contextlib
@@ -45,7 +45,7 @@ def new_figure(width: str = 'double', # 'single' or 'double'
     fig.get_layout_engine().set(rect=(0, FOOT/height, 1, 1-FOOT/height))
     return fig, axes
 
-# %% ../../nbs/84_figures.base.ipynb #8b101ded
+# %% ../../nbs/84_figures.base.ipynb #6516ef8c
 def provenance_line(preset: str|None, # 'smoke', 'bench', 'paper', or None where no run is shown
                     data: str|None # 'synthetic', 'real', or None
                    ) -> str: # '' where there is nothing to say
@@ -58,6 +58,12 @@ def small_texts(fig) -> list[str]: # what is written smaller than `SMALLEST_FONT
     "Visible texts of a figure that would be unreadable in print."
     import matplotlib.text as mtext
     return sorted({t.get_text() for t in fig.findobj(mtext.Text) if t.get_visible() and t.get_text().strip() and t.get_fontsize() < SMALLEST_FONT})
+
+def mark(fig, preset: str|None, data: str|None):
+    "Write the provenance line into a figure, once."
+    line = provenance_line(preset, data)
+    if line and not any(t.get_gid() == 'provenance' for t in fig.texts):
+        fig.text(.995, .02/fig.get_figheight(), line, ha='right', va='bottom', fontsize=SMALLEST_FONT, color=PALE, gid='provenance', in_layout=False)
 
 def save_figure(fig, # a matplotlib figure
                 id: str, # 'figure09' …
@@ -74,9 +80,7 @@ def save_figure(fig, # a matplotlib figure
     "Write PNG, SVG and JSON sidecar, the same bytes for the same figure; letters under 7 pt raise `ValueError`."
     import matplotlib as mpl
     if small := small_texts(fig): raise ValueError(f'{id}: smaller than {SMALLEST_FONT} pt: {small[:3]}')
-    line = provenance_line(preset, data)
-    if line and not any(t.get_gid() == 'provenance' for t in fig.texts):
-        fig.text(.995, .02/fig.get_figheight(), line, ha='right', va='bottom', fontsize=SMALLEST_FONT, color=PALE, gid='provenance', in_layout=False)
+    mark(fig, preset, data)
     folder = Path(folder)
     with mpl.rc_context({'svg.hashsalt': 'deepfakenb', 'svg.fonttype': 'path'}):
         for suffix, options in dict(png=dict(dpi=dpi, metadata={'Software': None}), svg=dict(metadata={'Date': None, 'Creator': None})).items():
@@ -85,3 +89,19 @@ def save_figure(fig, # a matplotlib figure
     write_json(folder/f'{id}.json', dict(id=id, kind='figure', caption=caption, alt=alt or caption, preset=preset, data=data, maker=maker,
                runs=sorted(set(runs)), commit=commit(), width=width, height=height))
     return folder/f'{id}.png'
+
+# %% ../../nbs/84_figures.base.ipynb #eb313aa1
+def show_figure(fig, # a matplotlib figure; closed afterwards
+                id: str, # 'figure09' …
+                folder: Path|str|None, # where to keep it; None: only show it
+                *,
+                caption: str, # as for `save_figure`
+                **facts # preset, data, runs, maker, alt
+               ):
+    "Display a figure with its caption and, given a folder, save it."
+    import io, matplotlib.pyplot as plt
+    from IPython.display import Image, Markdown, display
+    if folder is not None: save_figure(fig, id, folder, caption=caption, **facts)
+    else: mark(fig, facts.get('preset'), facts.get('data'))
+    buffer = io.BytesIO(); fig.savefig(buffer, dpi=125, facecolor='white', metadata={'Software': None}); plt.close(fig)
+    display(Image(buffer.getvalue(), alt=facts.get('alt') or caption), Markdown(f'**{id.replace("figure0", "Figure ").replace("figure", "Figure ").replace("_", " ")}.** {caption}'))

@@ -46,7 +46,7 @@ def in_the_open(q: Tensor, k: Tensor, v: Tensor, # (B, heads, Q or K, d)
     weights = softmax(logits)
     return F.dropout(weights, dropout)@v, weights
 
-# %% ../../nbs/20_layers.attention.ipynb #fad14dbc
+# %% ../../nbs/20_layers.attention.ipynb #da39c035
 class Attention(nn.Module):
     "Multi-head attention (paper 1, Eq. 1) with an optional log-map added before the softmax (Eq. 4); parameters named as in `nn.MultiheadAttention`."
     def __init__(self,
@@ -89,6 +89,7 @@ class Attention(nn.Module):
         else: y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=self.scale)
         return self.out_proj(y.transpose(1, 2).flatten(2))
 
+# %% ../../nbs/20_layers.attention.ipynb #6807164a
 def name_attentions(model: nn.Module) -> nn.Module:
     "Tell every `Attention` its name in the module tree; returns the model."
     for name, m in model.named_modules():
@@ -124,7 +125,7 @@ class MLP(nn.Module):
 
 SECA_MODES = ('none', 'plain', 'single-head', 'multi-head')
 
-# %% ../../nbs/20_layers.attention.ipynb #4d502b2a
+# %% ../../nbs/20_layers.attention.ipynb #09a90c32
 class SECA(nn.Module):
     "Spatially Enhanced Cross-Attention (paper 1, Eq. 2–6); options are checked, a wrong one raises `UserError`."
     def __init__(self, width: int, heads: int, # of the attention
@@ -155,7 +156,9 @@ class SECA(nn.Module):
         if self.mode == 'none': return None, None
         with torch.autocast(tokens.device.type, enabled=False):
             x = self.norm4(tokens if tokens.dtype == torch.float64 else tokens.float())
-            if hasattr(self, 'point1'): centre = self.point1(x).sigmoid()*x.new_tensor([grid[1], grid[0]])
+            if hasattr(self, 'point1'):
+                c = self.point1(x).sigmoid()
+                centre = torch.stack([c[..., 0]*grid[1], c[..., 1]*grid[0]], -1)
             def maps(y): return y.unflatten(-1, (self.maps, 2)).transpose(1, 2) # (B, maps, Q, 2)
             at = centre[:, None] + (maps(self.point2(x)) if self.mode != 'plain' else 0)
             return gaussian_log_map(at, maps(self.point3(x)), grid, lam=self.lam, r2=self.r2), centre

@@ -128,13 +128,13 @@ def region_scores(made: Tensor, # (B, 3, S, S) uint8, decoded
     return dict(psnr=float(10*torch.log10(255**2/inside((a-b)**2).clamp_min(1e-6))),
                 sharpness=float(inside(high_pass(a)**2)/inside(high_pass(b)**2).clamp_min(1e-6)))
 
-# %% ../../nbs/22_models.generator.ipynb #3e4ae8b9
+# %% ../../nbs/22_models.generator.ipynb #bab2b954
 class SemanticField(nn.Module):
     "Location-specific directions of the attributes in the latent space (the paper, section 3, after Talk-to-Edit): velocity at a latent."
     def __init__(self, *,
                  channels: int = 8, # of the latent
                  attributes: int = 5, # how many fields
-                 width: int = 48, # channels on the latent's grid
+                 width: int = 32, # channels on the latent's grid
                  deep: int = 96 # channels on the coarser grids
                 ):
         super().__init__()

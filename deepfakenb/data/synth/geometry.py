@@ -65,7 +65,7 @@ def atlas(res: int, # texels a side
     a = SimpleNamespace(u=uv[0, :, 0], v=uv[:, 0, 1], q=q, azimuth=2*torch.atan(uv[..., 0]/2), elevation=2*torch.atan(uv[..., 1]/2))
     return SimpleNamespace(**{k: v.contiguous().to(device) for k, v in vars(a).items()})
 
-# %% ../../../nbs/11_data.synth.geometry.ipynb #75ed125d
+# %% ../../../nbs/11_data.synth.geometry.ipynb #a9c6e72e
 def measures(faces: Faces) -> SimpleNamespace: # each (B, 1, 1)
     "Head measures in head units (crown to chin 2, eyes at y=0, x to image right, z to the camera) from shape, sex, age and expression."
     s = {k: faces.shape[:, i, None, None] for i, k in enumerate(SHAPE)}
@@ -73,7 +73,7 @@ def measures(faces: Faces) -> SimpleNamespace: # each (B, 1, 1)
     man, old, smile, jaw = c(faces.masculine)-.5, 1-c(faces.young), c(faces.smiling), c(faces.mouth_open)
     m = SimpleNamespace(man=man, old=old, smile=smile, jaw=jaw, **{'s_'+k: v for k, v in s.items()})
     m.width = .668 + .020*s['head_width'] + .02*man
-    m.chin_y = -1.00 - .035*s['face_length'] - .025*s['chin_length'] - .03*man - .13*jaw
+    m.chin_y = -.95 - .035*s['face_length'] - .025*s['chin_length'] - .03*man - .13*jaw
     m.jaw_w = .505 + .026*s['jaw_width'] + .07*man + .015*s['cheek_fat']
     m.eye_x = .303 + .010*s['eye_distance'] + .006*s['head_width']
     m.eye_y = .015 + 0*man
@@ -81,14 +81,14 @@ def measures(faces: Faces) -> SimpleNamespace: # each (B, 1, 1)
     m.eye_up = .062 + .008*s['eye_open'] + .004*s['eye_size'] - .012*man - .006*old
     m.eye_low = .034 + .004*s['eye_open'] - .012*smile
     m.tilt = .055 + .05*s['eye_tilt'] - .05*old
-    m.brow_y = .185 + .014*s['brow_height'] - .03*man + .035*c(faces.brow_raise)
-    m.nose_y = -.295 - .020*s['nose_length'] - .012*man - .02*old   # of the tip, as a direction
+    m.brow_y = .196 + .014*s['brow_height'] - .03*man + .035*c(faces.brow_raise)
+    m.nose_y = -.283 - .020*s['nose_length'] - .012*man - .02*old   # of the tip, as a direction
     m.nose_w = .124 + .010*s['nose_width'] + .008*man + .01*smile
-    m.nose_h = .172 + .016*s['nose_height'] + .02*man
-    m.mouth_y = -.600 + .25*(m.nose_y+.305) - .012*s['mouth_height'] + .012*smile
-    m.mouth_w = .250 + .014*s['mouth_width'] + .012*man + .065*smile
-    m.lip_up = (.058 + .009*s['lip_upper'] - .016*man - .016*old)*(1-.3*smile)
-    m.lip_low = (.074 + .010*s['lip_lower'] - .014*man - .014*old)*(1-.15*smile)
+    m.nose_h = .142 + .016*s['nose_height'] + .02*man
+    m.mouth_y = -.612 + .25*(m.nose_y+.283) - .012*s['mouth_height'] + .012*smile
+    m.mouth_w = .266 + .014*s['mouth_width'] + .012*man + .080*smile
+    m.lip_up = (.050 + .008*s['lip_upper'] - .014*man - .014*old)*(1-.42*smile)
+    m.lip_low = (.066 + .009*s['lip_lower'] - .012*man - .012*old)*(1-.25*smile)
     m.gap = .13*jaw + .028*smile*(c(faces.smiling) > .45)*(hash_uniform(c(faces.seed), 77) < .75).float()*(c(faces.smiling)-.45)*2.
     m.corner = .055*smile - .012*old*(1-smile)
     return m
@@ -119,7 +119,7 @@ class _Blobs:
             out[c] = torch.bmm(gv[:, rows].transpose(1, 2).contiguous(), gu[:, rows]*w[..., None])
         return out
 
-# %% ../../../nbs/11_data.synth.geometry.ipynb #54b96985
+# %% ../../../nbs/11_data.synth.geometry.ipynb #e5bdee35
 def _features(m, faces: Faces) -> _Blobs:
     "Relief of the face (in head units, along the radius), redness and darkness of the skin."
     b = _Blobs(('relief', 'red', 'dark')); add = b.add
@@ -128,7 +128,7 @@ def _features(m, faces: Faces) -> _Blobs:
     root = .03 + .02*m.s_nose_bridge
     for i in range(6):
         t = i/5
-        add(0., mix(.09, m.nose_y+.03, t), .050+.028*t, .075, mirror=False, relief=mix(root*.8, m.nose_h*.52, t**1.3))
+        add(0., mix(.09, m.nose_y+.03, t), .060+.022*t, .075, mirror=False, relief=mix(root*.8, m.nose_h*.52, t**1.3))
     add(0., m.nose_y, .078+.006*m.s_nose_width, .062, mirror=False, relief=m.nose_h*.55, red=.25)
     add(0., m.nose_y+.045+.01*m.s_nose_tip, .1, .07, mirror=False, relief=.02)
     add(m.nose_w*.80, m.nose_y-.030, .038, .040, relief=.095+.006*m.s_nose_width, red=.15)
@@ -148,15 +148,15 @@ def _features(m, faces: Faces) -> _Blobs:
     add(.33, -.33+.07*smile, .11, .09, relief=.02+.012*m.s_cheek_fat+.045*smile, red=.45)
     add(.50, -.50, .14, .16, relief=-.012+.016*m.s_cheek_fat)
     add(0., m.mouth_y+.02, .20, .13, mirror=False, relief=.055)
-    add(0., m.mouth_y+.125, .022, .045, mirror=False, relief=-.016, dark=.06)
-    add(.035, m.mouth_y+.12, .016, .045, relief=.008)
+    add(0., m.mouth_y+.125, .022, .045, mirror=False, relief=-.010, dark=.04)
+    add(.035, m.mouth_y+.12, .018, .045, relief=.004)
     low = m.mouth_y - m.gap
     for x, h in ((.06, .026), (.14, .016)):
         add(x, m.mouth_y+m.lip_up*.45, .06, m.lip_up*.45, relief=h)
         add(x, low-m.lip_low*.5, .06, m.lip_low*.48, relief=h*1.35)
     add(0., low-m.lip_low-.045, .13, .028, mirror=False, relief=-.036, dark=.20)
     add(m.mouth_w+.01, m.mouth_y+m.corner, .028, .032, relief=-.016-.010*smile, dark=.12+.06*smile)
-    add(0., m.chin_y+.15, .15+.03*man, .10, mirror=False, relief=.07+.016*m.s_chin_forward+.02*man, red=.1)
+    add(0., m.chin_y+.15, .125+.03*man, .10, mirror=False, relief=.075+.016*m.s_chin_forward+.02*man, red=.1)
     add(.05+.02*man, m.chin_y+.115, .05, .05, relief=.012*(man+.5))
     # folds: nose to mouth, forehead lines, crow's feet, jowls
     fold = .006 + .014*old*old + .016*smile
@@ -167,8 +167,8 @@ def _features(m, faces: Faces) -> _Blobs:
         add(x+.055, y+.03, .045, .05, relief=fold*.7*t)
     for k in range(3):
         y = .36 + .085*k
-        for x in (.0, .13, .26): add(x, y+.02*math.cos(3*x), .085, .011, relief=-.007*old*old, dark=.11*old*old)
-    for k in range(3): add(m.eye_x+.205, m.eye_y+.03-.042*k, .040, .008, z=.52, relief=-.006*old, dark=.14*old*old+.07*smile*old)
+        for x in (.0, .13, .26): add(x, y+.02*math.cos(3*x), .085, .011, relief=-.004*old*old, dark=.075*old*old)
+    for k in range(3): add(m.eye_x+.205, m.eye_y+.03-.042*k, .040, .008, z=.52, relief=-.003*old*old, dark=.08*old*old+.03*smile*old)
     add(.045, m.brow_y+.01, .010, .05, relief=-.008*old, dark=.13*old*old)
     add(.34, -.80, .07, .09, z=.45, relief=.035*old*old)
     return b

@@ -34,7 +34,7 @@ def noise(x: Tensor, y: Tensor, # (B, H, W) in texels
     bank = noise_bank(str(x.device))[:, channel:channel+1].expand(len(x), -1, -1, -1)
     return F.grid_sample(bank, g, mode='bilinear', padding_mode='reflection', align_corners=True)[:, 0]
 
-# %% ../../../nbs/11_data.synth.hair.ipynb #a4442b63
+# %% ../../../nbs/11_data.synth.hair.ipynb #edb8f5b2
 #          top   side  curl  back  front  gloss   of buzz, short, swept, curly, medium, long, tied, afro
 _STYLE = ((.012, .008, .0, .0, .0, .3), (.075, .030, .1, .0, .0, .8), (.125, .035, .15, .0, .0, 1.), (.16, .09, .8, .25, .0, .6),
           (.11, .09, .1, .75, .8, 1.), (.10, .08, .1, 1.5, 1., 1.1), (.055, .03, .0, .0, .0, 1.1), (.33, .26, 1., .1, .0, .35))
@@ -66,7 +66,7 @@ def hairline(h, u: Tensor, v: Tensor) -> Tensor: # > 0 in the hair, in atlas uni
 
 def bangs_line(h, u: Tensor, v: Tensor) -> Tensor: # > 0 where bangs hang over the forehead
     "Signed height above the ends of the bangs, which grow longer with the attribute."
-    end = mix(.80, .27, h.bangs) + h.sweep*.12*(u-.3*h.sweep) + .10*(u*u)*h.sweep.abs()
+    end = mix(.80, .31, h.bangs) + h.sweep*.12*(u-.3*h.sweep) + .10*(u*u)*h.sweep.abs()
     return torch.minimum(v - end, (1.18-u.abs())*1.0)*(h.bangs > .03)
 
 def thickness(h, faces: Faces, at) -> Tensor: # (B, R, R)
@@ -79,7 +79,7 @@ def thickness(h, faces: Faces, at) -> Tensor: # (B, R, R)
     clump = noise(u*9, v*5, faces, 31, 2)-.5
     curls = noise(u*46, v*46, faces, 32, 1)-.5
     t = cover*(body*(1+.55*clump) + h.curl*.075*curls)
-    bang = smooth(-.02, .30, bangs_line(h, u, v))*(.035+.45*h.top.clamp_max(.15))*h.bangs
+    bang = smooth(-.02, .30, bangs_line(h, u, v))*(.025+.35*h.top.clamp_max(.12))*h.bangs
     return torch.maximum(t, bang*(1+.5*(noise(u*30, v*3, faces, 33, 1)-.5)))
 
 # %% ../../../nbs/11_data.synth.hair.ipynb #be81e4d0

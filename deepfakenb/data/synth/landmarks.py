@@ -10,7 +10,7 @@ from torch import Tensor
 from . import geometry as geo
 from .geometry import smooth, mix
 
-# %% ../../../nbs/11_data.synth.landmarks.ipynb #a22c8109
+# %% ../../../nbs/11_data.synth.landmarks.ipynb #56e47a90
 def landmark_points(m, faces) -> tuple: # front-plane x, y, z (B, 68) as directions
     "The 68 points of iBUG's order, as front-plane points of the same measures that shape the face."
     f = lambda t: t[:, 0, 0]
@@ -24,12 +24,12 @@ def landmark_points(m, faces) -> tuple: # front-plane x, y, z (B, 68) as directi
         side, k = (1 if a > 0 else -1), abs(a)
         rise = smooth(0., 1., torch.tensor(k))*.35 + .65*k**2.6
         wide = mix(f(m.jaw_w)*min(1., 1.55*k**.9), f(m.width)*1.03, float(smooth(.55, 1., torch.tensor(k))))
-        add(side*wide, mix(chin*1.08, .0*chin+.02, float(rise)), .52*(1-k)**.8 if k < 1 else 0.)
+        add(side*wide, mix(chin*1.08, .0*chin+.02, float(rise)), .12+.40*(1-k)**.8 if k < 1 else .12)
     arch = f(m.s_brow_arch)*.012+.03
     for s in (-1, 1):
         ts = (1., .75, .5, .25, .03)
         for t in (ts if s < 0 else ts[::-1]):
-            add(s*(f(m.eye_x)-.18+.41*t), f(m.brow_y)+arch*(1-((t-.62)/.62)**2)-.028)
+            add(s*(f(m.eye_x)-.18+.41*t), f(m.brow_y)+arch*(1-((t-.62)/.62)**2)-.008)
     for k in range(4): add(0., mix(.03, f(m.nose_y), k/3))
     for k in range(5): add((k-2)/2*f(m.nose_w)*.8, f(m.nose_y)-.075-.012*(2-abs(k-2)))
     for s in (-1, 1):

@@ -131,15 +131,15 @@ class _Draw:
         return (self.u(name)[:, None] >= c).sum(1).clamp_max(weights.shape[1]-1)
     def seed(self, name: str) -> Tensor: return (self.u(name)*2**24).long()*2**20 + (self.u(name+'2')*2**20).long()
 
-# %% ../../../nbs/11_data.synth.people.ipynb #0713de2c
+# %% ../../../nbs/11_data.synth.people.ipynb #8e06744f
 _HAIR = torch.tensor([[.035, .028, .026], [.085, .052, .036], [.16, .092, .055], [.27, .165, .095], [.48, .33, .19], [.66, .50, .31], [.38, .14, .06], [.52, .50, .48]])
 _EYES = torch.tensor([[.075, .036, .018], [.14, .07, .03], [.19, .13, .055], [.15, .19, .12], [.16, .24, .32], [.24, .29, .33]])
 
 def _hair_colour(d: _Draw, dark: Tensor, young: Tensor) -> Tensor:
     w = torch.tensor([1.2, 1.3, 1.2, 1., .8, .6, .45, 0.])*power(1-dark[:, None], torch.tensor([0., .3, .8, 1.5, 2.5, 3.5, 2.5, 0.]))
     c = _HAIR[d.choice('hair', w)]*d.u('hair value', .8, 1.25)[:, None]
-    grey = ((.36-young)*3.2*d.u('grey', .2, 1.2)).clamp(0, .93)[:, None]
-    return c + (_HAIR[7]*d.u('grey value', .75, 1.35)[:, None] - c)*grey
+    grey = ((.30-young)*3.6*d.u('grey', .2, 1.2)).clamp(0, .93)[:, None]
+    return c + (_HAIR[7]*d.u('grey value', .6, 1.1)[:, None] - c)*grey
 
 def _hair_style(d: _Draw, masculine: Tensor, tone: Tensor) -> Tensor:
     man = torch.tensor([.7, 2., 1.6, .6, .25, .12, .08, .15])
@@ -147,7 +147,7 @@ def _hair_style(d: _Draw, masculine: Tensor, tone: Tensor) -> Tensor:
     w = woman + (man-woman)*(masculine > .5).float()[:, None]
     return d.choice('style', w*torch.where(tone[:, None] > .6, torch.tensor([2., 1, .5, 2, .6, .6, 1, 6]), torch.tensor([1., 1, 1, 1, 1, 1, 1, .15])))
 
-# %% ../../../nbs/11_data.synth.people.ipynb #1385b283
+# %% ../../../nbs/11_data.synth.people.ipynb #373603a9
 def sample_people(n: int, # how many
                   seed: int = 0, # face i depends on (seed, i) alone
                   **fixed # fields to set, e.g. `beard=1.`, `pose=[20, 0, 0]`
@@ -165,12 +165,12 @@ def sample_people(n: int, # how many
         hair_style=_hair_style(d, masc, tone), hair_colour=_hair_colour(d, tone, young), hair_length=d.u('hair length'), hair_volume=d.u('hair volume'),
         hair_parting=d.u('parting', -1, 1), hairline=(d.u('hairline', -.2, .6) + man*(1-young)*d.u('recede', 0, .9)).clamp(0, 1),
         beard_style=d.u('beard style', k=3), glasses_style=d.u('glasses style', k=4),
-        bangs=on('bangs', .3, .6), eyeglasses=on('glasses', .25, .9), beard=torch.where(man > 0, on('beard', .45, .25), 0.*man), young=young,
+        bangs=on('bangs', .24, .55), eyeglasses=on('glasses', .25, .9), beard=torch.where(man > 0, on('beard', .45, .25), 0.*man), young=young,
         smiling=on('smile', .5, .25), mouth_open=(d.u('mouth open')-.72).clamp_min(0)*2., brow_raise=d.normal('brow raise')*.3,
         blink=((d.u('blink')-.9).clamp_min(0)*6)[:, None].clamp(0, .5) + d.u('lids', -.1, .1, k=2).clamp_min(0), gaze=d.normal('gaze', 2)*.28,
         pose=torch.stack([d.u('yaw', -30, 30), d.u('pitch', -15, 15), d.u('roll', -15, 15)], 1),
         place=torch.stack([d.u('px', .45, .55), d.u('py', .50, .56)], 1), face_width=d.u('face width', .36, .69),
-        light=torch.stack([d.u('azimuth', -65, 65), d.u('elevation', 5, 60), d.u('key', .75, 1.15), d.u('ambient', .28, .55), d.u('warmth', -1, 1)], 1),
+        light=torch.stack([d.u('azimuth', -50, 50), d.u('elevation', 8, 50), d.u('key', .75, 1.1), d.u('ambient', .36, .62), d.u('warmth', -1, 1)], 1),
         camera=torch.stack([d.u('exposure', .88, 1.14), d.u('contrast', .9, 1.15), d.u('grain', .2, 1.), d.u('vignette', 0, .35), d.u('blur', 0, 1)], 1),
         clothes=torch.cat([_clothes(d), d.u('clothes kind')[:, None]], 1), scene=d.seed('scene'), shot=d.seed('shot'))
     return Faces(**a).replace(**fixed) if fixed else Faces(**a)

@@ -29,7 +29,7 @@ class Rendered:
     boxes: Tensor # float (n, 4) pixels x0, y0, x1, y1: brows to chin, ear to ear
     def __len__(self): return len(self.images)
 
-# %% ../../../nbs/11_data.synth.render.ipynb #b8924d50
+# %% ../../../nbs/11_data.synth.render.ipynb #b5482d8c
 def _paint(faces: Faces, size: int, noise: bool, res: int) -> tuple:
     "One batch: images (linear to display), masks as soft layers, landmarks, boxes."
     c = lambda t: t[:, None, None]
@@ -93,6 +93,7 @@ def _paint(faces: Faces, size: int, noise: bool, res: int) -> tuple:
     stub = hr.noise(u*170, v*100, faces, 86, 0)
     hairs = hr.noise(u*130+v*20*side, v*16, faces, 87, 0)
     grow = c(faces.beard)
+    bd = (bd + (.6*hairs+.4*stub-.5)*2.2*bd*(1-bd)).clamp(0, 1)
     bcov = bd*(1-lips.whole)*(mix(smooth(.45, .8, stub)*.5*smooth(.0, .25, grow)+.16*smooth(0., .3, grow), .82+.18*hairs, smooth(.3, .75, grow)))
     bcov = bcov*smooth(.02, .2, grow)
     image_skin = skin*energy
@@ -103,12 +104,12 @@ def _paint(faces: Faces, size: int, noise: bool, res: int) -> tuple:
     cavity = torch.stack([.10*torch.ones_like(u), .022*torch.ones_like(u), .02*torch.ones_like(u)], 1)*(.25+.5*smooth(.2, 1., lips.depth))[:, None]
     image_skin = sh.over(image_skin, cavity, lips.opening)
     elum = energy.mean(1)
-    tooth = torch.tensor([.78, .73, .64], device=dev)[None, :, None, None]*(lips.tooth*(.25+.75*elum.clamp(0, 1.3))*mix(1., .55, smooth(.25, .9, lips.t.abs())))[:, None]
+    tooth = torch.tensor([.62, .57, .49], device=dev)[None, :, None, None]*(lips.tooth*(.25+.75*elum.clamp(0, 1.3))*mix(1., .55, smooth(.25, .9, lips.t.abs())))[:, None]
     image_skin = sh.over(image_skin, tooth, lips.teeth)
     image_skin = image_skin*(1-.74*lips.line)[:, None]
     hole, crease = sh.nose_layers(m, u, v, side, px)
     image_skin = image_skin*(1-.42*crease)[:, None]
-    image_skin = sh.over(image_skin, image_skin*torch.tensor([.20, .10, .09], device=dev)[None, :, None, None], hole)
+    image_skin = sh.over(image_skin, image_skin*torch.tensor([.16, .08, .07], device=dev)[None, :, None, None], hole)
     # brows and eyes
     brow = sh.brow_layer(faces, m, u, v, side, px)
     browc = mix(faces.hair_colour*.55, torch.tensor([.05, .035, .025], device=dev), .45)[:, :, None, None]

@@ -12,7 +12,7 @@ from .people import Faces, hash_uniform, power
 from . import geometry as geo, shading as sh
 from .geometry import smooth, mix, gauss
 
-# %% ../../../nbs/11_data.synth.scene.ipynb #c9ad968c
+# %% ../../../nbs/11_data.synth.scene.ipynb #ca9691b0
 def background(faces: Faces, size: int) -> Tensor: # (B, 3, S, S) linear
     "Calm, blurred places: a studio's gradient, a blurred room or landscape, discs of light out of focus."
     n, key, dev = len(faces), faces.scene, faces.seed.device
@@ -26,8 +26,8 @@ def background(faces: Faces, size: int) -> Tensor: # (B, 3, S, S) linear
     studio = base*fallof[:, None]
     cells = 6
     grid = .5+.25*hash_uniform(key[:, None, None, None], torch.arange(3*cells*cells, device=dev).view(1, 3, cells, cells), 9)
-    lum = hash_uniform(key[:, None, None, None], torch.arange(cells*cells, device=dev).view(1, 1, cells, cells), 10)
-    room = F.interpolate(lum*(.8+.4*grid), size=(size, size), mode='bicubic', align_corners=False).clamp_min(.02)*1.8
+    lum = hash_uniform(key[:, None, None, None], torch.arange(cells*cells, device=dev).view(1, 1, cells, cells), 10)*.6+.3
+    room = F.interpolate(lum*(.8+.4*grid), size=(size, size), mode='bicubic', align_corners=False).clamp_min(.02)*1.4
     room = base*room
     edge = sum(((r(20+i)-.5)*smooth(r(24+i)-.03, r(24+i)+.03, x+.1*(r(28+i)-.5)*y)) for i in range(4))
     room = room*(1+.7*edge)[:, None]
@@ -90,7 +90,7 @@ def cast_shadow(s, light: Tensor, # (B, 3) head frame
         shade = over if shade is None else torch.maximum(shade, over)
     return 1-geo.blur(smooth(.0, 1., shade), 3)[:, None]
 
-# %% ../../../nbs/11_data.synth.scene.ipynb #b5d6be39
+# %% ../../../nbs/11_data.synth.scene.ipynb #6a415dba
 def ears(image, faces, m, cam, o, d, albedo, light, lh, px, h) -> tuple: # image, coverage
     "Ears: flat shells at the sides of the head, with rim and hollow."
     c = lambda t: t[:, None, None]
@@ -99,12 +99,12 @@ def ears(image, faces, m, cam, o, d, albedo, light, lh, px, h) -> tuple: # image
     for s in (-1., 1.):
         ang = .55   # the ear stands off by this angle
         nx, nz = s*math.cos(ang), math.sin(ang)    # normal of the ear's plane
-        ex, ey, ez = s*(m.width-.01), -.08, -.08
+        ex, ey, ez = s*(m.width-.015), -.03, -.08
         t = ((ex-o[0])*nx + (ez-o[2])*nz)/(d[0]*nx+d[2]*nz)
         X, Y, Z = o[0]+t*d[0]-ex, o[1]+t*d[1]-ey, o[2]+t*d[2]-ez
         a = (X*-s*nz*s*-1 + 0)*0 + (-Z*abs(nx) + X*s*nz)      # along the ear's width: backwards and out
         k = 1+.10*m.s_ear_size
-        a, b = a/(.14*k), (Y-.12*a)/(.225*k)
+        a, b = a/(.12*k), (Y-.12*a)/(.19*k)
         w = px/.2
         rr = (a*a*(1+.35*smooth(.2, -1., b)) + b*b).clamp_min(1e-6).sqrt()
         cov = smooth(1+w, 1-w, rr)
@@ -134,7 +134,7 @@ def glasses(image, faces, m, o, d, thit, head, px, light) -> tuple: # image, fra
     pw = mix(4.2, 2.1, round_)
     rr = torch.exp(torch.log(torch.exp(pw*torch.log(lx.abs().clamp_min(1e-4)))+torch.exp(pw*torch.log(ly.abs().clamp_min(1e-4))))/pw)
     dist = (rr-1)*.17
-    tk = .007+.013*thick
+    tk = .0065+.0095*thick
     rim = smooth(tk+px*.7, tk-px*.7, dist.abs())
     bridge = smooth(tk*.9+px*.7, tk*.9-px*.7, (y-m.eye_y-.045+.9*x*x).abs())*smooth(-.01, .01, m.eye_x+.012-w*.93-x.abs())
     # temples: planes at the sides of the head
@@ -159,8 +159,9 @@ def camera(image, faces, size, noise) -> Tensor: # uint8 (B, 3, S, S)
     c = lambda i: faces.camera[:, i, None, None, None]
     g = (torch.arange(size, device=image.device)+.5)/size-.5
     vig = 1-c(3)*(g[None, None, None, :]**2+g[None, None, :, None]**2)*1.6
-    x = image.clamp_min(0)*c(0)*vig*1.12
+    x = image.clamp_min(0)*c(0)*vig*(.90+.75*faces.skin_tone**2)[:, None, None, None]
     x = x*(1+.15*x)/(1+.62*x)*1.28                               # shoulder
+    x = mix(.3*x[:, :1]+.55*x[:, 1:2]+.15*x[:, 2:], x, .97)
     x = power(x.clamp(1e-5, 1), 1/2.2)
     x = x + (x*x*(3-2*x)-x)*(.32+1.2*(c(1)-1))
     k = c(4)*.16*size/128

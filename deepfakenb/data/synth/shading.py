@@ -11,8 +11,8 @@ from .people import Faces, hash_uniform
 from .geometry import smooth, mix, gauss, to_uv
 from .hair import noise
 
-# %% ../../../nbs/11_data.synth.shading.ipynb #a2c20e49
-_SKIN = torch.tensor([[.80, .55, .44], [.70, .44, .32], [.53, .30, .20], [.33, .165, .098], [.17, .078, .046], [.085, .041, .027]])
+# %% ../../../nbs/11_data.synth.shading.ipynb #00d745e3
+_SKIN = torch.tensor([[.74, .51, .41], [.66, .42, .31], [.52, .30, .205], [.36, .19, .12], [.21, .105, .067], [.115, .058, .040]])
 
 def skin_albedo(faces: Faces) -> Tensor: # (B, 3) linear RGB
     "Colour of the skin: a ramp of measured-looking tones, tinted olive to rosy."
@@ -35,7 +35,7 @@ def place(x, y, z=None) -> tuple: # u, v of a front-plane point and its distance
     uv = to_uv(torch.stack([x, y, z], -1))
     return uv[..., 0], uv[..., 1], (x*x+y*y+z*z).sqrt()
 
-# %% ../../../nbs/11_data.synth.shading.ipynb #4ab8783a
+# %% ../../../nbs/11_data.synth.shading.ipynb #e1ba1afa
 def eye_layers(faces: Faces, m, u, v, side, px, light) -> SimpleNamespace:
     "Lids, lashes, white, iris, pupil and glint in coordinates of the eye (x from the nose outwards, head units)."
     ue, ve, dist = place(m.eye_x, m.eye_y)
@@ -63,7 +63,7 @@ def eye_layers(faces: Faces, m, u, v, side, px, light) -> SimpleNamespace:
     limb = smooth(.68, .98, r)
     shine = c(faces.eye_colour[:, 0])*0 + (.55+.75*ang)*(1.15-.8*limb)*(1+.5*smooth(.2, -.9, iy/r0)) *(1.05-.3*smooth(.75,.45,r))
     lx, ly = c(light[:, 0]), c(light[:, 1])
-    gl = gauss(ix-lx*side*.030-.0, .010+.35*px)*gauss(iy-ly*.026, .010+.35*px)
+    gl = gauss(ix-lx*side*.030, .0055+.22*px)*gauss(iy-ly*.030, .0055+.22*px)
     shade = mix(.30, 1., smooth(-.004, .052, up-y))*mix(.60, 1., smooth(0., .6, arc))
     crease_y = up*(1-.25*blink) + .030 + .010*m.s_lid_fold*-1 + .010*t
     crease = gauss(y-crease_y, .006+.5*px)*smooth(1.15, .7, t.abs())*(.55-.15*m.s_lid_fold)
@@ -76,7 +76,7 @@ def eye_layers(faces: Faces, m, u, v, side, px, light) -> SimpleNamespace:
 def paint_eyes(skin: Tensor, faces: Faces, e, lit) -> Tensor: # (B, 3, S, S)
     "Paint the eyes over a shaded skin; `lit` (B, 1, 1) or (B, S, S) is how bright a white surface would be there."
     white = torch.tensor([.50, .46, .44], device=skin.device)[None, :, None, None]
-    ball = white*(e.shade*lit)[:, None]
+    ball = white*(e.shade*lit*(1-.35*faces.skin_tone[:, None, None]))[:, None]
     ball = over(ball, faces.eye_colour[:, :, None, None]*(e.shine*e.shade*lit*1.1)[:, None], e.iris)
     ball = ball*(1-.75*e.limb*e.iris)[:, None]
     ball = over(ball, (.008, .007, .007), e.pupil)
@@ -87,7 +87,7 @@ def paint_eyes(skin: Tensor, faces: Faces, e, lit) -> Tensor: # (B, 3, S, S)
     out = over(out, (.022, .015, .012), dark)
     return out + (e.glint*e.inside*(.15+.85*e.iris))[:, None]*.9
 
-# %% ../../../nbs/11_data.synth.shading.ipynb #bec7b412
+# %% ../../../nbs/11_data.synth.shading.ipynb #dd52488b
 def brow_layer(faces: Faces, m, u, v, side, px) -> Tensor: # (B, S, S) coverage
     "Brows of single hairs: a tapering band whose hairs lean outwards."
     ub, vb, dist = place(m.eye_x, m.brow_y)
@@ -95,12 +95,12 @@ def brow_layer(faces: Faces, m, u, v, side, px) -> Tensor: # (B, S, S) coverage
     t = (x+.18)/(.41)
     arch = .030 + .012*m.s_brow_arch
     mid = arch*(1-((t-.62)/.62)**2) - .028 + (.03*m.s_brow_tilt-.02*m.man)*(t-.5) + .05*faces.brow_raise[:, None, None]*(1-t).clamp(-.2, 1)*.5
-    half = (.030+.005*m.s_brow_thickness+.010*m.man)*mix(1., .32, smooth(.35, 1.05, t))*smooth(-.12, .12, t)
+    half = (.034+.005*m.s_brow_thickness+.010*m.man)*mix(1., .32, smooth(.35, 1.05, t))*smooth(-.12, .12, t)
     hair = noise((x*.8+y*.6)*26, (y*1.-x*.45*smooth(1., .0, t))*190, faces, 71, 0)
     hair2 = noise((x*.8+y*.6)*60, (y*1.-x*.6)*120, faces, 72, 0)
     d = (y-mid)/half
-    band = smooth(1.25, .35, d.abs() + (hair-.5)*.9)*smooth(-.06, .10, t+(hair2-.5)*.12)*smooth(1.05, .90, t+(hair2-.5)*.1)
-    return band*(.55+.45*smooth(.25, .7, hair*.6+hair2*.4))
+    band = smooth(1.3, .35, d.abs() + (hair-.5)*.8)*smooth(-.06, .10, t+(hair2-.5)*.12)*smooth(1.05, .90, t+(hair2-.5)*.1)
+    return band*(.72+.28*smooth(.25, .7, hair*.6+hair2*.4))
 
 def lip_layers(faces: Faces, m, u, v, px) -> SimpleNamespace:
     "Lips between their borders and the seam, the open mouth and the teeth."
@@ -128,10 +128,10 @@ def lip_layers(faces: Faces, m, u, v, px) -> SimpleNamespace:
 
 def nose_layers(m, u, v, side, px) -> tuple: # nostrils, crease of the wings, each (B, S, S)
     "Nostrils on the nose's underside and the crease round its wings."
-    un, vn, dist = place(m.nose_w*.50, m.nose_y-.072, .80)
+    un, vn, dist = place(m.nose_w*.46, m.nose_y-.052, .80)
     x, y = (u*side-un)*dist, (v-vn)*dist
     y = y + .25*x
-    r = ((x/.034)**2 + (y/.0165)**2).clamp_min(1e-6).sqrt()
+    r = ((x/.037)**2 + (y/.019)**2).clamp_min(1e-6).sqrt()
     hole = smooth(1.25+px/.02, .45, r)
     ua, va, dist = place(m.nose_w*.86, m.nose_y-.030, .80)
     x, y = (u*side-ua)*dist, (v-va)*dist
@@ -145,6 +145,6 @@ def beard_field(faces: Faces, m, u, v, lips=None) -> tuple: # coverage where a f
     c = lambda i: faces.beard_style[:, i, None, None]
     _, vm, dist = place(0*m.mouth_y, m.mouth_y, .80-.10*m.mouth_y**2+.05)
     cheek = vm + .02 + (.16+.10*c(1))*smooth(.28, 1.15, a) + .22*smooth(1.0, 1.35, a)
-    jaw = smooth(.07, -.07, v-cheek)*smooth(.22, .42, a + 1.2*smooth(vm-.07, vm-.16, v))*smooth(1.55, 1.35, a)
+    jaw = smooth(.10, -.10, v-cheek)*smooth(.22, .42, a + 1.2*smooth(vm-.07, vm-.16, v))*smooth(1.55, 1.35, a)
     tache = gauss(u, .26)*smooth(.125, .075, (v-vm-.055).abs())*smooth(.42, .3, a)
     return torch.maximum(jaw, tache*smooth(.1, .3, c(2))), tache

@@ -1,0 +1,225 @@
+"`deepfakenb predict` and `deepfakenb checkpoint import`: what is printed and written, and every kind of bad input in one clear line."
+import io, json, os, pickle, signal, subprocess, sys, time
+import numpy as np, pytest
+from PIL import Image
+
+@pytest.fixture(scope='module')
+def deepfakenb():
+    "The command line in this process: arguments → (exit code, stdout, stderr)."
+    import contextlib
+    from deepfakenb.cli.main import main
+    def run(*arguments):
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err): code = main([str(a) for a in arguments])
+        return code, out.getvalue(), err.getvalue()
+    return run
+
+@pytest.fixture(scope='module')
+def faces():
+    "Two rendered faces of 256 px in which the detector finds one face each: uint8 (2, 256, 256, 3)."
+    from deepfakenb.data.facefind import detect_faces
+    from deepfakenb.data.synth.people import sample_people
+    from deepfakenb.data.synth.render import render
+    images = render(sample_people(8, seed=5), 256).images.permute(0, 2, 3, 1).numpy()
+    found = [i for i in images if len(detect_faces(i)) == 1]
+    assert len(found) >= 2
+    return np.stack(found[:2])
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+    "A small SeqFakeFormer with random weights."
+    import torch
+    from deepfakenb.models.checkpoints import save_model
+    from deepfakenb.models.sequence import build_model
+    torch.manual_seed(3)
+    path = tmp_path_factory.mktemp('model')/'small.safetensors'
+    save_model(build_model('seqfakeformer', backbone='resnet18-narrow', width=32, heads=2), path, track='components', size=64)
+    return path
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory, faces):
+    "One file of each kind."
+    d = tmp_path_factory.mktemp('pictures')
+    face, other = map(Image.fromarray, faces)
+    face.save(d/'good.png'); other.save(d/'good.jpg', quality=95)
+    (d/'truncated.jpg').write_bytes((d/'good.jpg').read_bytes()[:9000])
+    (d/'empty.jpg').write_bytes(b'')
+    Image.fromarray(faces[0][:1, :1]).save(d/'dot.png')
+    face.convert('L').save(d/'grey.png')
+    Image.fromarray(np.asarray(face.convert('L')).astype(np.uint16)*257).save(d/'deep.png')
+    face.save(d/'moving.gif', save_all=True, append_images=[Image.new('RGB', face.size)]*2)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)).save(d/'noface.png')
+    five = np.full((700, 800, 3), 128, np.uint8)
+    for i, (y, x) in enumerate(((10, 10), (10, 270), (10, 530), (270, 10))): five[y:y+256, x:x+256] = faces[i % 2]
+    five[270:690, 300:720] = np.asarray(face.resize((420, 420), Image.Resampling.BICUBIC))
+    Image.fromarray(five).save(d/'five.png')
+    (d/'notes.txt').write_text('no picture')
+    return d
+
+def one_line(text): return text.strip() and '\n' not in text.strip() and 'Traceback' not in text
+
+def test_one_picture(deepfakenb, folder, checkpoint, tmp_path):
+    code, out, err = deepfakenb('predict', folder/'good.png', '--checkpoint', checkpoint, '--out', tmp_path)
+    assert code == 0 and not err, err
+    assert 'no evidence' in out and 'unknown training' in out and 'sequence: ' in out and 'next best' in out
+    code, text, err = deepfakenb('predict', folder/'good.png', '--checkpoint', checkpoint, '--out', tmp_path, '--json')
+    assert code == 0 and not err
+    document = json.loads(text)
+    answer, = document['images']
+    assert 'no evidence' in document['warning'] and document['model']['track'] == 'components' and document['set_aside'] == []
+    assert f"sequence: {'-'.join(answer['sequence']) or 'no edit'}," in out                 # the same answer, told twice
+    assert np.isclose(np.prod([s['probability'] for s in answer['steps']]), answer['probability'], atol=1e-5)
+    assert all(0 < s['second_probability'] <= s['probability'] <= 1 for s in answer['steps']) and 1 <= len(answer['steps']) <= 5
+    assert answer['face']['found'] == 1
+    made = [p.name for p in tmp_path.iterdir()]
+    assert made == ['good.png.attention.png']
+    panels = len(answer['steps'])+1
+    assert Image.open(tmp_path/made[0]).size[0] == panels*256+(panels+1)*8                 # the crop and a panel a step
+
+def test_panels_differ_from_the_picture(folder, checkpoint):
+    from deepfakenb.predict import find_detector, predict_file
+    answer = predict_file(find_detector(checkpoint=checkpoint), folder/'good.png')
+    assert len(answer.maps) == len(answer.steps) and all(m.shape == (64, 64) and m.min() >= 0 and m.std() > 0 for m in answer.maps)
+    assert answer.crop.shape == (64, 64, 3)
+
+def test_crop_and_no_crop(deepfakenb, folder, checkpoint, tmp_path):
+    def face(*more): return json.loads(deepfakenb('predict', *more, '--checkpoint', checkpoint, '--out', tmp_path, '--json')[1])['images'][0]['face']
+    assert face(folder/'noface.png', '--no-crop') is None                                    # no face is looked for
+    several = face(folder/'five.png')
+    assert several['found'] >= 3 and several['chosen'] == 'largest'
+    x0, y0, x1, y1 = several['box']
+    assert x0 > 280 and y0 > 250                                                              # the large one, below on the right
+    out = deepfakenb('predict', folder/'five.png', '--checkpoint', checkpoint, '--out', tmp_path)[1]
+    assert f"the largest of {several['found']}" in out
+
+@pytest.mark.parametrize('name', ['grey.png', 'deep.png', 'moving.gif'])
+def test_unusual_but_whole(deepfakenb, folder, checkpoint, tmp_path, name):
+    code, out, err = deepfakenb('predict', folder/name, '--checkpoint', checkpoint, '--out', tmp_path)
+    assert code == 0 and not err and (tmp_path/f'{name}.attention.png').exists()
+
+@pytest.mark.parametrize('name, word', [('truncated.jpg', 'truncated'), ('empty.jpg', 'empty'), ('dot.png', 'pixels'), ('noface.png', 'no face'),
+                                        ('notes.txt', 'not an image'), ('absent.jpg', 'no such file')])
+def test_unusable_picture(deepfakenb, folder, checkpoint, tmp_path, name, word):
+    code, out, err = deepfakenb('predict', folder/name, '--checkpoint', checkpoint, '--out', tmp_path)
+    assert code == 1 and one_line(err) and name in err and word in err, err
+    assert not list(tmp_path.iterdir())
+
+def test_folder(deepfakenb, folder, checkpoint, tmp_path):
+    code, out, err = deepfakenb('predict', folder, '--checkpoint', checkpoint, '--out', tmp_path, '--json')
+    document = json.loads(out)
+    assert code == 0 and [os.path.basename(i['file']) for i in document['images']] == ['deep.png', 'five.png', 'good.jpg', 'good.png', 'grey.png', 'moving.gif']
+    assert [os.path.basename(a['file']) for a in document['set_aside']] == ['dot.png', 'empty.jpg', 'noface.png', 'truncated.jpg']
+    assert '6 of 10 pictures judged, 4 set aside' in err and err.count('set aside: ') == 4
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"{os.path.basename(i['file'])}.attention.png" for i in document['images']]
+
+def test_folder_without_a_usable_picture(deepfakenb, folder, checkpoint, tmp_path):
+    empty, useless, out = tmp_path/'empty', tmp_path/'useless', tmp_path/'out'
+    empty.mkdir(); useless.mkdir()
+    code, _, err = deepfakenb('predict', empty, '--checkpoint', checkpoint, '--out', out)
+    assert code == 1 and one_line(err) and 'empty: no picture' in err and not out.exists()
+    for name in ('truncated.jpg', 'dot.png'): (useless/name).write_bytes((folder/name).read_bytes())
+    code, _, err = deepfakenb('predict', useless, '--checkpoint', checkpoint, '--out', out)
+    assert code == 1 and 'none of 2 pictures' in err and err.count('set aside: ') == 2 and 'Traceback' not in err
+
+class Bomb:
+    "A pickle that would leave a file behind."
+    def __init__(self, path): self.path = str(path)
+    def __reduce__(self): return open, (self.path, 'w')
+
+@pytest.mark.parametrize('command', ['predict', 'import'])
+def test_pickle_with_code(deepfakenb, folder, tmp_path, command):
+    import torch
+    for i, save in enumerate((pickle.dumps, lambda o: (torch.save(o, b := io.BytesIO()), b.getvalue())[1])):
+        bad, crater = tmp_path/f'bad{i}.pt', tmp_path/f'crater{i}'
+        bad.write_bytes(save({'best_state_dict_adaptive': Bomb(crater)}))
+        out = tmp_path/'out'
+        arguments = ('predict', folder/'good.png', '--checkpoint', bad, '--track', 'components', '--out', out) if command == 'predict' else ('checkpoint', 'import', bad, out)
+        code, _, err = deepfakenb(*arguments)
+        assert code == 1 and one_line(err) and bad.name in err, err
+        assert not crater.exists() and not out.exists()
+
+def test_checkpoint_of_another_kind(deepfakenb, folder, tmp_path):
+    import torch
+    from safetensors.torch import save_file
+    other, text = tmp_path/'other.safetensors', tmp_path/'text.safetensors'
+    save_file({'weight': torch.zeros(3)}, other); text.write_text('hello')
+    for bad in (other, text, tmp_path/'absent.safetensors'):
+        code, _, err = deepfakenb('predict', folder/'good.png', '--checkpoint', bad, '--track', 'components', '--size', 64, '--out', tmp_path/'out')
+        assert code == 1 and one_line(err) and bad.name in err, err
+
+def test_model_without_attention(deepfakenb, folder, tmp_path):
+    from deepfakenb.models.checkpoints import save_model
+    from deepfakenb.models.sequence import build_model
+    path = tmp_path/'heads.safetensors'
+    save_model(build_model('multi-cls', backbone='resnet18-narrow'), path, track='attributes', size=64)
+    code, out, err = deepfakenb('predict', folder/'good.png', '--checkpoint', path, '--out', tmp_path, '--json')
+    answer, = json.loads(out)['images']
+    assert code == 0 and len(answer['steps']) == 5 and set(answer['sequence']) <= {'Bangs', 'Eyeglasses', 'Beard', 'Smiling', 'Young'}
+    assert Image.open(tmp_path/'good.png.attention.png').size[0] == 256+2*8                  # the crop alone
+
+def test_checkpoint_that_says_too_little(deepfakenb, folder, tmp_path):
+    from deepfakenb.models.checkpoints import save_model
+    from deepfakenb.models.sequence import build_model
+    path = tmp_path/'bare.safetensors'
+    save_model(build_model('multi-cls', backbone='resnet18-narrow'), path)
+    base = ('predict', folder/'good.png', '--checkpoint', path, '--out', tmp_path/'out')
+    for more, word in (((), '--track'), (('--track', 'components'), '--size'), (('--track', 'noses', '--size', 64), 'noses')):
+        code, _, err = deepfakenb(*base, *more)
+        assert code == 2 and one_line(err) and word in err, err
+    assert deepfakenb(*base, '--track', 'components', '--size', 64)[0] == 0
+
+def test_wrong_usage(deepfakenb, folder, checkpoint, tmp_path):
+    for arguments, word in (((folder/'good.png', '--run', 'x', '--checkpoint', checkpoint), 'one of them'), ((folder/'good.png', '--best', 'all'), '--best'),
+                            ((folder/'good.png', '--size', 3), 'size')):
+        code, _, err = deepfakenb('predict', *arguments, '--out', tmp_path)
+        assert code == 2 and one_line(err) and word in err, err
+    code, _, err = deepfakenb('predict', folder/'good.png', '--run', 'nosuchrun', '--reports', tmp_path, '--out', tmp_path)
+    assert code == 1 and one_line(err) and 'nosuchrun' in err
+
+def test_no_demonstration_model(deepfakenb, folder, tmp_path, monkeypatch):
+    import deepfakenb.predict as p
+    monkeypatch.setattr(p, 'weights_dir', lambda: tmp_path/'weights')
+    code, _, err = deepfakenb('predict', folder/'good.png', '--out', tmp_path/'out')
+    assert code == 1 and one_line(err) and '--checkpoint' in err and 'demonstration' in err
+
+def test_demonstration_model(deepfakenb, folder, tmp_path, root):
+    demo = root/'data'/'weights'/'demo'
+    if not (demo/'model.safetensors').exists(): pytest.skip('no demonstration model in this checkout yet')
+    assert (demo/'model.safetensors').stat().st_size <= 8e6
+    code, out, err = deepfakenb('predict', folder/'good.png', '--out', tmp_path)
+    assert code == 0 and 'faces rendered and edited by this workbook' in out and 'no evidence' in out, err
+
+def test_unwritable_folder(deepfakenb, folder, checkpoint, tmp_path):
+    (tmp_path/'file').write_text('in the way')
+    for out in (tmp_path/'file', tmp_path/'file'/'below'):
+        code, said, err = deepfakenb('predict', folder, '--checkpoint', checkpoint, '--out', out)
+        assert code == 1 and one_line(err) and 'file' in err and '--out' in err and 'sequence:' not in said, err
+
+def test_ctrl_c(faces, checkpoint, tmp_path, root):
+    many, out = tmp_path/'many', tmp_path/'out'
+    many.mkdir()
+    for i in range(400): Image.fromarray(faces[i % 2]).save(many/f'{i:03}.jpg', quality=90)
+    work = subprocess.Popen([sys.executable, '-c', 'import sys; from deepfakenb.cli.main import main; sys.exit(main())', 'predict', str(many),
+                             '--checkpoint', str(checkpoint), '--out', str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                            cwd=root, env={**os.environ, 'DEEPFAKENB_QUIET': '1', 'OMP_NUM_THREADS': '1'})
+    try:
+        limit = time.time()+90
+        while len(list(out.glob('*.png'))) < 3 and work.poll() is None and time.time() < limit: time.sleep(.05)
+        work.send_signal(signal.SIGINT)
+        err = work.communicate(timeout=60)[1]
+    finally:
+        if work.poll() is None: work.kill()
+    assert work.returncode == 130 and err.strip().splitlines()[-1].startswith('error: stopped: ') and 'Traceback' not in err, err
+    made = list(out.iterdir())
+    assert 3 <= len(made) < 400 and all(p.name.endswith('.attention.png') for p in made)     # no half-written file
+    for p in made: Image.open(p).load()
+
+def test_import_published(deepfakenb, folder, tmp_path):
+    import torch
+    from deepfakenb.models.checkpoints import load_model
+    good, out = tmp_path/'good.pt', tmp_path/'imported.safetensors'
+    torch.save({'epoch': 3, 'unrelated': torch.zeros(2)}, good)
+    code, _, err = deepfakenb('checkpoint', 'import', good, out)
+    assert code == 1 and one_line(err) and 'good.pt' in err and not out.exists(), err
+    code, _, err = deepfakenb('checkpoint', 'import', tmp_path/'absent.pt', out)
+    assert code == 1 and one_line(err) and 'absent.pt' in err

@@ -1,0 +1,226 @@
+"The report as a visitor meets it: a folder of files, opened in a browser without internet."
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import nbformat
+import numpy as np
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from deepfakenb import runs
+from deepfakenb.core import UserError, read_json
+from deepfakenb.launch import run_notebook
+from deepfakenb.pages import math_svg, notebook_page
+from deepfakenb.protocols.base import get
+from deepfakenb.report import build_index
+from deepfakenb.tables import build_table
+from test_tables import failed_run, invented_run
+
+FETCHES = ('src', 'srcset', 'data', 'poster')
+
+
+class Page(HTMLParser):
+    "Links, fetched files, ids and scripts of a page."
+    def __init__(self, path):
+        super().__init__()
+        self.path, self.links, self.fetched, self.ids, self.scripts, self.tables, self.alts = path, [], [], set(), 0, 0, []
+        self.feed(path.read_text(encoding='utf8'))
+    def handle_starttag(self, tag, attrs):
+        a = dict(attrs)
+        if 'id' in a: self.ids.add(a['id'])
+        if tag == 'a' and a.get('href'): self.links.append(a['href'])
+        if tag == 'link' and a.get('href'): self.fetched.append(a['href'])
+        self.fetched += [a[k] for k in FETCHES if a.get(k)]
+        self.scripts += tag == 'script'; self.tables += tag == 'table'
+        if tag == 'img': self.alts.append(a.get('alt', ''))
+
+
+def crawl(index):
+    "All pages that can be reached, and what is broken."
+    seen, queue, broken = {}, [index], []
+    while queue:
+        path = queue.pop()
+        if path in seen: continue
+        page = seen[path] = Page(path)
+        for url in page.links + page.fetched:
+            u = urlsplit(url)
+            if u.scheme in ('http', 'https', 'mailto', 'data'): continue
+            target = (path.parent/unquote(u.path)).resolve() if u.path else path
+            if not target.is_file(): broken.append((path.name, url)); continue
+            if target.suffix == '.html': queue.append(target)
+    for path, page in seen.items():
+        for url in page.links:
+            u = urlsplit(url)
+            target = (path.parent/unquote(u.path)).resolve() if u.path else path
+            if u.fragment and not u.scheme and target in seen and u.fragment not in seen[target].ids: broken.append((path.name, url))
+    return seen, broken
+
+
+@pytest.fixture(scope='module')
+def report(tmp_path_factory):
+    "A smoke report: runs of both tables, one of them failed, the paper's notebook executed on them, run notebooks with formulas and outputs."
+    out = tmp_path_factory.mktemp('reports')
+    specs = get('p1').runs('smoke')
+    for s in specs[:-1]:
+        run = invented_run(s, out, p=.8 if s.model == 'seqfakeformer' else .5)
+        nb = new_notebook(cells=[new_markdown_cell('# Training\nThe loss is $-\\sum_t \\log p_t$.\n\n$$\\log M = -\\frac{r^2 (c-g)^2}{\\lambda}$$'),
+                                 new_code_cell('1+1', outputs=[new_output('display_data', {'text/html': '<b>kept</b><script src="https://cdn.example.org/a.js"></script>', 'text/plain': 'x'}),
+                                                               new_output('display_data', {'application/vnd.jupyter.widget-view+json': {'model_id': 'x'}, 'text/plain': 'a widget'})])])
+        nbformat.write(nb, run.path/'train.ipynb')
+    failed_run(specs[-1], out, 'RuntimeError: the loss is <nan>')
+    folder = out/'smoke'
+    nbformat.write(new_notebook(cells=[new_markdown_cell('# Failed')]), folder/'runs'/'unfinished'/specs[-1].id/'failed.ipynb')
+    protocol = get('p1')
+    from deepfakenb.core import ROOT
+    run_notebook(ROOT/'nbs'/protocol.notebook, folder/'notebooks'/'p1.ipynb', dict(preset='smoke', out=str(out), tables=list(protocol.tables)), out=out)
+    return build_index(folder), specs
+
+
+def test_everything_is_linked_and_nothing_is_broken(report):
+    index, specs = report
+    pages, broken = crawl(index.resolve())
+    assert broken == []
+    names = {p.name for p in pages}
+    assert {'index.html', 'p1.html', f'failed-{specs[-1].id}.html'} <= names and {f'run-{s.id}.html' for s in specs[:-1]} <= names
+    first = pages[index.resolve()]
+    for wanted in ('p1/tables/p1_table1.csv', 'p1/tables/p1_table2.tex', 'p1/figures/figure05.svg', 'p1/figures/figure09.png'): assert wanted in first.links
+    assert first.tables >= 29 and all(first.alts)                                    # all tables of all papers; every picture described
+
+
+def test_pages_fetch_nothing_and_run_nothing(report):
+    pages, _ = crawl(report[0].resolve())
+    for path, page in pages.items():
+        assert page.scripts == 0, path.name
+        assert not [u for u in page.fetched if urlsplit(u).scheme in ('http', 'https') or u.startswith('//')], path.name
+        assert 'url(http' not in path.read_text(encoding='utf8') and '@import' not in path.read_text(encoding='utf8')
+
+
+def test_holes_failures_and_warnings_are_on_the_page(report):
+    index, specs = report
+    text = index.read_text(encoding='utf8')
+    for said in ('not meaningful', 'synthetic', 'not in smoke', 'not built yet', 'the loss is &lt;nan&gt;', specs[0].id, 'Validation selects', '12 s'): assert said in text, said
+    assert text.count('class="guess') == 2*2                      # chance level and majority guess, two tables, one column with runs
+    assert str(index.parent.parent) not in text and str(Path.home())+'/' not in text
+
+
+def test_no_page_names_a_path_of_this_machine(report):
+    index, _ = report
+    for path in [*index.parent.rglob('*.html'), *index.parent.glob('p1/*/*.json'), *index.parent.glob('p1/*/*.csv'), *index.parent.glob('p1/figures/*.svg')]:
+        assert str(index.parent.parent) not in path.read_text(encoding='utf8'), path.name
+
+
+def test_formulas_are_pictures_with_their_source(report):
+    index, specs = report
+    text = (index.parent/'notebooks'/f'run-{specs[0].id}.html').read_text(encoding='utf8')
+    assert text.count('role="img"') == 2 and 'aria-label="-\\sum_t \\log p_t"' in text and '$' not in re.sub(r'<svg.*?</svg>', '', text, flags=re.S)
+    assert 'kept' in text and 'a widget' in text
+
+
+def test_sidecars_name_their_origin(report):
+    index, specs = report
+    done = {s.id for s in specs[:-1]}
+    for path in sorted(index.parent.glob('p1/*/*.json')):
+        side = read_json(path)
+        assert side['maker'] == 'nbs/papers/p1.ipynb' and side['commit'] and side['caption'], path.name
+        assert set(side['runs']) <= done
+        if side['id'] in ('p1_table1', 'figure09'): assert side['runs'] and side['data'] == 'synthetic' and side['preset'] == 'smoke'
+
+
+def test_the_same_runs_give_the_same_tables(report):
+    folder = report[0].parent
+    def files(): return {p.name: re.sub('"commit": "[^"]*"', '', p.read_text(encoding='utf8')) for p in (folder/'p1'/'tables').glob('p1_table[12].*')}
+    before = files()
+    for id in ('p1_table1', 'p1_table2'): build_table(id, 'smoke', folder.parent, maker='nbs/papers/p1.ipynb')
+    assert len(before) == 4*2 and files() == before
+
+
+def test_damage_is_told_and_the_page_is_written_all_the_same(report, tmp_path):
+    folder = tmp_path/'smoke'
+    shutil.copytree(report[0].parent, folder)
+    (folder/'p1'/'tables'/'p1_table1.json').write_text('{"id": "p1_table1"')
+    (folder/'p1'/'figures'/'figure08.png').unlink()
+    (folder/'p1'/'figures'/'figure05.json').write_text('{}')
+    run = next(p for p in sorted((folder/'runs').iterdir()) if p.name != 'unfinished')
+    (run/'train.ipynb').write_text('{"cells": [')
+    other = [p for p in sorted((folder/'runs').iterdir()) if p.name != 'unfinished'][1]
+    (other/'predictions.parquet').write_bytes(b'PAR1')
+    text = build_index(folder).read_text(encoding='utf8')
+    for said in ('p1_table1.json', 'figure08.json: the picture is missing', 'figure05.json: damaged', 'train.ipynb: not a notebook', 'predictions.parquet'): assert said in text, said
+    assert crawl((folder/'index.html').resolve())[1] == []
+
+
+def test_folder_that_is_no_preset(tmp_path):
+    with pytest.raises(UserError, match='smoke'): build_index(tmp_path/'elsewhere')
+
+
+@pytest.mark.parametrize('bad', ['', '{', '[]', '{"cells": 3}'])
+def test_damaged_notebook_is_one_clear_line(tmp_path, bad):
+    (tmp_path/'a.ipynb').write_text(bad)
+    with pytest.raises(UserError, match='a.ipynb: not a notebook'): notebook_page(tmp_path/'a.ipynb', tmp_path/'a.html')
+    assert not (tmp_path/'a.html').exists()
+
+
+def test_formulas_of_our_notebooks_can_be_set(root):
+    "Formulas that matplotlib's engine does not know are shown as TeX; of ours there are few."
+    found = []
+    for path in sorted((root/'nbs').rglob('*.ipynb')):
+        for cell in nbformat.read(path, 4).cells:
+            if cell.cell_type != 'markdown': continue
+            text = re.sub(r'```.*?```|`[^`\n]*`', '', cell.source, flags=re.S)
+            found += [(path.name, m[0].strip('$'), m[0].startswith('$$')) for m in re.finditer(r'\$\$.+?\$\$|(?<![\\$])\$(?=\S)[^$\n]+?(?<=\S)\$(?!\d)', text, re.S)]
+    assert len(found) > 20
+    lost = [(n, f) for n, f, display in found if '<code>' in math_svg(f, display)]
+    assert len(lost) <= .03*len(found), lost
+
+
+# --- in a browser ---------------------------------------------------------------------------------------------------
+
+CHROMIUM = next((p for p in map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome')) if p), None)
+
+
+@pytest.fixture(scope='module')
+def browser():
+    if not CHROMIUM: pytest.skip('no Chromium on this machine')
+    sync = pytest.importorskip('playwright.sync_api')
+    with sync.sync_playwright() as p:
+        b = p.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage'])
+        yield b
+        b.close()
+
+
+def visit(browser, path, width=1280):
+    "Open a file without network; what the browser complained about."
+    context = browser.new_context(viewport=dict(width=width, height=900))
+    page, wrong = context.new_page(), []
+    context.route(re.compile(r'^https?:'), lambda r: (wrong.append(f'asked for {r.request.url}'), r.abort()))
+    page.on('console', lambda m: wrong.append(f'{m.type}: {m.text}') if m.type in ('error', 'warning') else None)
+    page.on('pageerror', lambda e: wrong.append(str(e)))
+    page.on('requestfailed', lambda r: wrong.append(f'failed: {r.url}'))
+    page.goto(path.resolve().as_uri(), wait_until='load')
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true); document.querySelectorAll('img').forEach(i => i.loading = 'eager')")
+    page.wait_for_function("[...document.images].every(i => i.complete)")
+    return page, wrong
+
+
+def test_browser_shows_the_report_without_complaint(report, browser):
+    index, specs = report
+    for name in ('index.html', 'notebooks/p1.html', f'notebooks/run-{specs[0].id}.html'):
+        page, wrong = visit(browser, index.parent/name)
+        assert wrong == [], name
+        assert page.evaluate('[...document.images].filter(i => !i.naturalWidth).length') == 0
+        assert page.evaluate("[...document.querySelectorAll('svg.math')].filter(s => s.getBoundingClientRect().height < 3).length") == 0
+    page, _ = visit(browser, index)
+    assert page.title() == 'deepfakenb report (smoke)' and page.locator('h1').count() == 1
+    with page.expect_navigation(): page.get_by_role('link', name='notebook of this paper').click()
+    assert page.url.endswith('notebooks/p1.html')
+
+
+@pytest.mark.parametrize('width', [360, 1280])
+def test_no_page_is_wider_than_the_screen(report, browser, width):
+    index, _ = report
+    for name in ('index.html', 'notebooks/p1.html'):
+        page, _ = visit(browser, index.parent/name, width)
+        assert page.evaluate('document.documentElement.scrollWidth') <= width, name
