@@ -225,7 +225,7 @@ def _train(spec, kernel, roots, out):
         kernel.close()
         return reason
 
-# %% ../nbs/81_launch.ipynb #7225abae
+# %% ../nbs/81_launch.ipynb #460ec0f7
 def launch(tasks: list[Task], # from `plan`
            out: Path|None, # reports' folder
            roots: dict, # (source, track, preset) -> folder of the data
@@ -236,6 +236,7 @@ def launch(tasks: list[Task], # from `plan`
     todo = sorted((t for t in tasks if t.state in ('train', 'wait')), key=lambda t: t.state)
     done, jobs, current, stop = Summary(reused=[t.spec.id for t in tasks if t.state == 'reuse']), queue.SimpleQueue(), {}, threading.Event()
     if not todo: return done
+    runs.lock_of(todo[0].spec, out)   # an unwritable folder is told before anything starts
     for t in todo: jobs.put(t.spec)
     workers = max(1, min(workers, len(todo)))
     kernels = [Kernel(max(1, (os.cpu_count() or 1)//workers) if workers > 1 else None) for _ in range(workers)]
@@ -273,4 +274,4 @@ def launch(tasks: list[Task], # from `plan`
 def _share(spec, out):
     "How far a training is, 0 to 1."
     try: return min(1., read_json(runs.unfinished_dir(spec, out)/'progress.json')['share'])
-    except (UserError, KeyError, TypeError): return 0.
+    except (UserError, OSError, KeyError, TypeError): return 0.

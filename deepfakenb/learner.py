@@ -199,12 +199,14 @@ def sequence_learner(dls, model, options: TrainOptions, folder: Path|str) -> Lea
     "Learner of P1: sequence metrics, one best checkpoint for Fixed-Acc and another for Adaptive-Acc (as published)."
     return make_learner(dls, model, options, folder, scores=SequenceScores(), selection=dict(fixed='fixed_acc', adaptive='adaptive_acc'))
 
-# %% ../nbs/80_learner.ipynb #c3e4878d
+# %% ../nbs/80_learner.ipynb #9538a913
 def train(learn: Learner # from `make_learner`
          ) -> pd.DataFrame: # a row an epoch
     "Trains, or goes on where a killed training stopped, to the last epoch; returns the history."
     done = load_state(learn, learn.folder)
-    if done < learn.options.epochs: learn.fit(learn.options.epochs, start_epoch=done)
+    try:
+        if done < learn.options.epochs: learn.fit(learn.options.epochs, start_epoch=done)
+    except UserError as e: raise UserError(str(e).rpartition('`:\n\t')[2], e.code) from e   # fastai puts the callback's name before the message
     return pd.DataFrame(learn.rows)
 
 @torch.no_grad()

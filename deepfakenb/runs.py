@@ -94,7 +94,7 @@ class Run:
         return [f'{m} has changed' for m in sorted(set(now) | set(then)) if now.get(m) != then.get(m)]
     def __repr__(self): return f'Run({self.id}: {self.spec.title})'
 
-# %% ../nbs/81_runs.ipynb #da780a2b
+# %% ../nbs/81_runs.ipynb #93eb2cd7
 def find(spec: RunSpec, # what is wanted
          out: Path|str|None = None, # the reports' folder
          *,
@@ -121,7 +121,7 @@ def load_run(name: str|Path, # a run's id, the beginning of one, or its folder
              out: Path|str|None = None
             ) -> Run:
     "A finished run; an unknown, ambiguous or damaged one raises `UserError`."
-    if Path(name).is_dir(): found = [Run(Path(name).resolve())]
+    if str(name) and Path(name).is_dir(): found = [Run(Path(name).resolve())]
     else: found = [r for r in list_runs(out, damaged=True) if r.id.startswith(str(name))]
     if not found: raise UserError(f'{name}: no finished run of this name under {shown(Path(out or reports_dir()))}; deepfakenb runs list shows what there is')
     if len(found) > 1: raise UserError(f"{name}: {len(found)} runs begin so ({', '.join(r.id for r in found[:4])}); write more of the name")
@@ -133,7 +133,7 @@ def failure(spec: RunSpec, out=None) -> str|None:
     path = unfinished_dir(spec, out)/'error.txt'
     return path.read_text(encoding='utf8').strip().split('\n')[0] if path.is_file() else None
 
-# %% ../nbs/81_runs.ipynb #b6a62b84
+# %% ../nbs/81_runs.ipynb #41650c5e
 class Job:
     "A run that this process is writing; holds the lock until `finish` or `release`."
     def __init__(self, spec, out, lock, params): self.spec, self.out, self.lock, self.params, self.folder = spec, out, lock, params, unfinished_dir(spec, out)
@@ -148,7 +148,7 @@ class Job:
         write_predictions(self.folder/'predictions.parquet', predictions)
         write_json(self.folder/'provenance.json', dict(provenance(), **facts, data_fingerprint=self.params['data_fingerprint'], code=self.params['code']))
         for path in (*self.folder.glob('checkpoint-*'), *self.folder.glob('.*.tmp*')): shutil.rmtree(path) if path.is_dir() else path.unlink()
-        for name in ('progress.json', 'error.txt', 'failed.ipynb'): (self.folder/name).unlink(missing_ok=True)
+        for name in ('progress.json', 'conditions.json', 'error.txt', 'failed.ipynb'): (self.folder/name).unlink(missing_ok=True)
         files = [n for n in (*RECORD, *CHECKPOINTS.values()) if (self.folder/n).is_file()]
         write_json(self.folder/'DONE', dict(id=self.spec.id, files={n: file_hash(self.folder/n) for n in files}))
         try: return publish(self.spec, self.out)

@@ -1,5 +1,5 @@
 "`deepfakenb data`: one line and an exit code for everything that a user can get wrong."
-import json, os, signal, subprocess, sys, time
+import json, os, signal, subprocess, sys
 from pathlib import Path
 import pytest
 from deepfakenb.cli.main import main
@@ -90,10 +90,10 @@ def test_ctrl_c_during_a_check(tmp_path):
            'l.content_hash = f\nfrom deepfakenb.cli.main import main\nsys.exit(main(sys.argv[1:]))'
     p = subprocess.Popen([sys.executable, '-c', slow, 'data', 'check', str(root)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert p.stdout.readline().startswith('at work')
-    p.send_signal(signal.SIGINT); start = time.monotonic()
-    _, err = p.communicate(timeout=60)
+    p.send_signal(signal.SIGINT)
+    out, err = p.communicate(timeout=60)
     assert p.returncode == 130 and len(err.strip().splitlines()) == 1 and 'stopped' in err, err
-    assert time.monotonic()-start < 7                                  # what had not begun was dropped: 15 files take longer
+    assert out.count('at work') < 14                                   # what had not begun was dropped
 
 def test_help_shows_examples_and_loads_nothing_heavy():
     code = 'import sys; from deepfakenb.cli.main import main; c = main(["data", "check", "--help"]); heavy = {"torch", "pandas", "numpy", "fastai", "PIL"} & set(sys.modules); sys.exit(c or bool(heavy))'

@@ -39,7 +39,7 @@ def test_record_round_trip(tmp_path):
     assert np.abs(np.stack(got['probabilities_fixed'])-np.stack(frame['probabilities_fixed'])).max() < 1e-3
     right, slots = run.counts('adaptive')
     assert run.metrics['test']['adaptive']['adaptive_acc'] == pytest.approx(100*right.sum()/slots.sum()) and len(slots) == 60
-    assert sorted(p.name for p in run.path.iterdir()) == sorted(['DONE', *runs.RECORD, *runs.CHECKPOINTS.values(), 'conditions.json'])
+    assert sorted(p.name for p in run.path.iterdir()) == sorted(['DONE', *runs.RECORD, *runs.CHECKPOINTS.values()])
     json.loads((run.path/'metrics.json').read_text(), parse_constant=lambda c: pytest.fail(f'{c} is not JSON'))
 
 def test_record_is_small(tmp_path):

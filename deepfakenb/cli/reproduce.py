@@ -116,12 +116,14 @@ def report(order: Order, protocols: list, progress) -> Path: # of index.html
     progress.begin('page', 'web page')
     return build_index(folder)
 
-# %% ../../nbs/89_cli.reproduce.ipynb #31b5e68c
+# %% ../../nbs/89_cli.reproduce.ipynb #e07c7b9b
 def reproduce(order: Order # what to reproduce
              ) -> tuple: # Summary of the runs, path of the page (None for a shard)
     "Data, runs, tables and figures, page. `KeyboardInterrupt` leaves all that is finished."
+    from deepfakenb.protocols.base import locate
     protocols = protocols_of(order)
     specs = wanted(order, protocols)
+    if order.preset == 'paper': locate('components', 'paper')   # refuses where no folder of real data was named
     progress = Progress({'data': 30, 'runs': 20*len(specs)+1, **{f'report {p.paper}': 40 for p in protocols}, 'page': 15})
     try:
         progress.begin('data', 'data')
@@ -132,7 +134,7 @@ def reproduce(order: Order # what to reproduce
         return summary, None if order.shard else report(order, protocols, progress)
     finally: progress.close()
 
-# %% ../../nbs/89_cli.reproduce.ipynb #643f37f8
+# %% ../../nbs/89_cli.reproduce.ipynb #3033bd82
 def command(
     paper: Annotated[Optional[str], typer.Option(help='p1 … p5.', show_default='all')] = None,
     table: Annotated[Optional[str], typer.Option(help='One table, such as p1_table1.', show_default='all')] = None,
@@ -163,7 +165,7 @@ def command(
     try: summary, page = reproduce(order)
     except KeyboardInterrupt as e:
         done = e.args[0] if e.args else None
-        raise KeyboardInterrupt('stopped' + (f'; {len(done.trained)} runs were finished, {len(done.left)} are left' if done else '') + '; run the same command again to go on') from None
+        raise UserError('stopped' + (f'; {len(done.trained)} runs were finished, {len(done.left)} are left' if done else '') + '; run the same command again to go on', 130) from None
     finish(order, summary, page, time.monotonic()-began)
 
 # %% ../../nbs/89_cli.reproduce.ipynb #61797486

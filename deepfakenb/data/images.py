@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from ..core import UserError, progress, shown
 
-# %% ../../nbs/10_data.images.ipynb #ddf40cd3
+# %% ../../nbs/10_data.images.ipynb #8ae28305
 _UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2} # EXIF orientation -> PIL.Image.Transpose
 
 def _rgb(im) -> np.ndarray: # any open PIL image -> uint8 (H, W, 3)
@@ -46,6 +46,7 @@ def decode_image(data: bytes, # content of a file
         why = 'truncated, the end is missing; fetch or make it again' if cut else f'damaged or unsupported image ({e}); save it as 8-bit JPEG or PNG'
     raise UserError(f'{name}: {why}')
 
+# %% ../../nbs/10_data.images.ipynb #9f83ffaa
 def open_image(path: Path|str # a picture in any format that Pillow reads
               ) -> np.ndarray: # uint8 (H, W, 3) RGB, upright, first frame
     "Read a picture; a missing, empty, truncated or foreign file raises `UserError` that names it."

@@ -82,7 +82,7 @@ def recognise(folder: Path|str # a dataset's root, a track inside it, or the fol
     wanted = '; '.join(f"{' + '.join(r.marks)} ({r.title})" for r in LAYOUTS)
     raise UserError(f'{shown(folder)}: no dataset that is known here; looked for {wanted}')
 
-# %% ../../nbs/10_data.layouts.ipynb #b3ef6bad
+# %% ../../nbs/10_data.layouts.ipynb #6920a903
 KINDS: dict[str, tuple[str, str]] = { # kind -> (severity, what to do)
     'no annotations': ('error', 'unpack the annotation files too'),
     'not a table': ('error', 'fetch the annotation file again'),
@@ -102,6 +102,7 @@ KINDS: dict[str, tuple[str, str]] = { # kind -> (severity, what to do)
     'unknown sequence folder': ('notice', 'folders are named after the sequence, e.g. nose-lip'),
     'not listed': ('notice', 'the file is never read')}
 
+# %% ../../nbs/10_data.layouts.ipynb #f9a70478
 @dataclass(frozen=True)
 class Problem:
     "One thing that is wrong."

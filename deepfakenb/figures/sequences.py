@@ -5,17 +5,17 @@ __all__ = ['SHORT', 'PRINTED_LENGTHS', 'KINDS', 'edits_below', 'faces', 'read_fa
            'draw_samples', 'samples_figure', 'contact_figure', 'metrics_figure', 'sequence_scores',
            'per_sequence_figure', 'error_kind', 'confident_failures', 'failures_figure', 'curves_figure', 'last_gain']
 
-# %% ../../nbs/84_figures.sequences.ipynb #6dba5f0c
+# %% ../../nbs/84_figures.sequences.ipynb #ec1503b2
 import textwrap
 import numpy as np
 from .base import INK, PALE, new_figure, palette
 from ..vocab import STEPS, TRACKS
 
-SHORT = dict(eyebrow='brow', Bangs='bangs', Eyeglasses='glass', Beard='beard', Smiling='smile', Young='young')
+SHORT = dict(eyebrow='brow', Bangs='bangs', Eyeglasses='glasses', Beard='beard', Smiling='smile', Young='young')
 # printed below Figure 3 of Shao et al.: shares of lengths 1 to 5 of the components track, in percent
 PRINTED_LENGTHS = (20.48, 20.06, 18.62, 20.88, 19.96)
 
-# %% ../../nbs/84_figures.sequences.ipynb #56a7a721
+# %% ../../nbs/84_figures.sequences.ipynb #c680acca
 def edits_below(sequence: str # 'eye-nose-lip' or 'original'
                ) -> str: # one edit a line
     "A sequence's name as a stack of numbered edits."
@@ -29,11 +29,12 @@ def faces(axes, # as many axes as images
          ):
     "Images with text below."
     for ax, image, text in zip(axes, images, texts):
-        ax.grid(False); ax.set_xticks([]); ax.set_yticks([])
+        ax.grid(False); ax.set_xticks([]); ax.set_yticks([]); ax.set_anchor('N')
         for s in ax.spines.values(): s.set_visible(False)
         if image is None: ax.set_axis_off(); continue
         ax.imshow(image, interpolation='lanczos')
-        ax.set_xlabel(text, fontsize=7, color=colour, linespacing=1.1, labelpad=2, va='top')
+        for k, line in enumerate(text.split('\n')):    # each line on its own base line: even spacing
+            ax.annotate(line, (.5, 0), (0, -9-8.5*k), 'axes fraction', 'offset points', ha='center', va='baseline', fontsize=7, color=colour, annotation_clip=False)
 
 def read_faces(files, # paths
                size: int = 256 # longest side, px
@@ -80,7 +81,7 @@ def steps_figure(strips: dict # track -> (images, sequences) of `steps_of_one_fa
         row[0].set_ylabel(track, fontsize=8, fontweight='bold')
     return fig
 
-# %% ../../nbs/84_figures.sequences.ipynb #fd1133bc
+# %% ../../nbs/84_figures.sequences.ipynb #1ef5c4bc
 def draw_samples(frame, # columns file, sequence, length, split
                  per_length: int = 1, # images of each length
                  seed: int = 0, # of the draw
@@ -100,20 +101,20 @@ def samples_figure(tracks: dict, # track -> frame with columns file, sequence, l
                    seed: int = 0
                   ): # figure
     "Figure 3: a sample of each length, and the distribution of lengths, for each track."
-    fig, _ = new_figure('double', 3.4, nrows=1); fig.clf()
+    fig, _ = new_figure('double', 2.95, nrows=1); fig.clf()
     for sub, (track, frame), colour in zip(np.atleast_1d(fig.subfigures(1, len(tracks), wspace=.04)), tracks.items(), palette(2)):
-        grid = sub.add_gridspec(2, STEPS, height_ratios=(1.55, 1))
+        grid = sub.add_gridspec(2, STEPS, height_ratios=(1.45, 1))
         chosen = draw_samples(frame, 1, seed)
         faces([sub.add_subplot(grid[0, k]) for k in range(len(chosen))], read_faces(chosen['file']), map(edits_below, chosen['sequence']))
         ax = sub.add_subplot(grid[1, :])
         share = 100*frame['length'].value_counts(normalize=True).reindex(range(STEPS+1), fill_value=0)
-        ax.bar(share.index, share, color=colour, width=.7)
-        for x, h in share.items(): ax.text(x, .6, f'{h:.1f}', ha='center', va='bottom', fontsize=7, color='white', fontweight='bold')
+        ax.bar(share.index, share, color=(*colour, .45), edgecolor=colour, width=.7)
+        for x, h in share.items(): ax.text(x, .6, f'{h:.1f}', ha='center', va='bottom', fontsize=7)
         if track == 'components':
             edited = 100-share[0]
             ax.plot(range(1, 6), [p*edited/100 for p in PRINTED_LENGTHS], 'D', mfc='white', mec=INK, ms=4, label='paper, shares of the edited images'); ax.legend(loc='upper right', bbox_to_anchor=(1.01, 1.16))
         ax.set(xlabel='number of edits', ylabel='images (%)', ylim=(0, max(share)*1.2)); ax.grid(axis='x', visible=False)
-        sub.suptitle(f"{track}: {len(frame):,} images, {frame['sequence'].nunique()} sequences")
+        sub.suptitle(fontsize=8.5, fontweight='bold', t=f"{track}: {len(frame):,} images, {frame['sequence'].nunique()} sequences")
     return fig
 
 def contact_figure(tracks: dict, # track -> frame
@@ -165,7 +166,7 @@ def metrics_figure(track: str = 'components', # whose names are used
         ax.text(STEPS/2, -.72, 'all five slots count' if slots == STEPS else f'the first {slots} slots count: the longer of the two', ha='center', fontsize=7, color=PALE)
     return fig
 
-# %% ../../nbs/84_figures.sequences.ipynb #c6c3db9f
+# %% ../../nbs/84_figures.sequences.ipynb #3fd38c9c
 def sequence_scores(runs # finished runs of one model, one a seed
                    ) -> list[dict]: # sequence, length, images, and for each metric value, low, high
     "Both accuracies for each sequence of the test split, ordered by length and name."
@@ -186,7 +187,7 @@ def per_sequence_figure(scores: dict # track -> `sequence_scores(...)`
                        ): # figure
     "Figure 9: Fixed-Acc and Adaptive-Acc of each sequence with intervals."
     rows = max(len(s) for s in scores.values())
-    fig, axes = new_figure('double', .158*rows+.75, ncols=2*len(scores), width_ratios=(1.45, 1.25)*len(scores), squeeze=False)
+    fig, axes = new_figure('double', .158*rows+.75, ncols=2*len(scores), width_ratios=(1.75, 1.15)*len(scores), squeeze=False)
     for (track, lines), chips, ax in zip(scores.items(), axes[0, ::2], axes[0, 1::2]):
         y = np.arange(len(lines))
         ids = {n: i for i, n in enumerate(TRACKS[track])}
@@ -203,12 +204,12 @@ def per_sequence_figure(scores: dict # track -> `sequence_scores(...)`
             for k in range(1, len(lines)):
                 if lines[k]['length'] != lines[k-1]['length']: a.axhline(k-.5, color='#aaaaaa', lw=.5)
         chips.set(xlim=(-.1, STEPS+.05), xticks=[]); chips.spines[:].set_visible(False); chips.set_title(track)
-        ax.set(xlim=(-2, 102), xlabel='accuracy (%)')
+        ax.set(xlim=(-2, 102), xticks=range(0, 101, 25), xlabel='accuracy (%)')
     handles, labels = axes[0, 1].get_legend_handles_labels()
     fig.legend(handles, labels, loc='outside upper right', ncols=2)
     return fig
 
-# %% ../../nbs/84_figures.sequences.ipynb #ebcee978
+# %% ../../nbs/84_figures.sequences.ipynb #a8c416a9
 KINDS = 'type', 'order', 'length'
 
 def error_kind(label, # five true ids
@@ -241,7 +242,7 @@ def failures_figure(chosen: dict, # track -> `confident_failures(...)`
                    ): # figure
     "Figure 10: confident failures of each kind; true edits and the model's answer below each image."
     from deepfakenb.vocab import Vocabulary
-    fig, axes = new_figure('double', 1.62*len(KINDS), nrows=len(KINDS), ncols=each*len(chosen), squeeze=False)
+    fig, axes = new_figure('double', 1.72*len(KINDS)+.15, nrows=len(KINDS), ncols=each*len(chosen), squeeze=False)
     for t, (track, frame) in enumerate(chosen.items()):
         v = Vocabulary(track)
         tell = lambda ids: ' '.join(SHORT.get(w, w) for w in v.words([i for i in ids if i])) or 'none'
@@ -255,19 +256,20 @@ def failures_figure(chosen: dict, # track -> `confident_failures(...)`
         axes[0, t*each+each//2].set_title(track)
     return fig
 
-# %% ../../nbs/84_figures.sequences.ipynb #4cba6fe2
+# %% ../../nbs/84_figures.sequences.ipynb #9a6224ae
 def curves_figure(groups: dict, # name -> finished runs, one a seed
                   column: str = 'adaptive_acc' # validation score of the right panel
                  ): # figure
-    "Losses and validation score by epoch; one line a run, one colour a model."
+    "Losses and validation score by epoch; one line a run, one colour and line style a model."
     fig, (left, right) = new_figure('double', 2.1, ncols=2)
     for (name, runs), colour, style in zip(groups.items(), palette(6), ('-', '--', '-.', ':', '-', '--')):
         for k, r in enumerate(runs):
             h = r.history
-            left.plot(h['epoch']+1, h['train_loss'], style, color=colour, lw=1.1, label=f'{name}, training' if k == 0 else None)
-            left.plot(h['epoch']+1, h['val_loss'], style, color=colour, lw=1.1, alpha=.45, label=f'{name}, validation' if k == 0 else None)
+            left.plot(h['epoch']+1, h['train_loss'], style, color=colour, lw=1.1)
+            left.plot(h['epoch']+1, h['val_loss'], style, color=colour, lw=1.1, alpha=.45)
             right.plot(h['epoch']+1, h[column], style, color=colour, lw=1.1, label=name if k == 0 else None)
     left.set(xlabel='epoch', ylabel='loss'); right.set(xlabel='epoch', ylabel=f"validation {column.split('_')[0].title()}-Acc (%)")
+    left.plot([], [], color=INK, label='training'); left.plot([], [], color=INK, alpha=.45, label='validation')
     for ax in (left, right): ax.legend(); ax.xaxis.get_major_locator().set_params(integer=True)
     return fig
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from ..core import UserError, shown
 
-# %% ../../nbs/22_models.backbones.ipynb #5c93101c
+# %% ../../nbs/22_models.backbones.ipynb #054b6c5b
 BACKBONES = ('resnet18', 'resnet34', 'resnet50', 'resnet18-narrow')
 
 def narrow_resnet18(channels=(32, 64, 128, 256), # of the four stages
@@ -18,7 +18,8 @@ def narrow_resnet18(channels=(32, 64, 128, 256), # of the four stages
                    ) -> nn.Sequential: # names as torchvision's
     "A ResNet-18 of fewer channels, for two CPU cores and for the committed demonstration."
     from torchvision.models.resnet import BasicBlock, conv1x1
-    stem = OrderedDict(conv1=nn.Conv2d(3, channels[0], 7, 2, 3, bias=False), bn1=nn.BatchNorm2d(channels[0]), relu=nn.ReLU(inplace=True), maxpool=nn.MaxPool2d(3, 2, 1))
+    stem = OrderedDict(conv1=nn.Conv2d(3, channels[0], 7, 2, 3, bias=False), bn1=nn.BatchNorm2d(channels[0]),
+                       relu=nn.ReLU(inplace=True), maxpool=nn.MaxPool2d(3, 2, 1))
     for i, (before, n, s) in enumerate(zip((channels[0], *channels), channels, strides), 1):
         shortcut = None if (before, s) == (n, 1) else nn.Sequential(conv1x1(before, n, s), nn.BatchNorm2d(n))
         stem[f'layer{i}'] = nn.Sequential(BasicBlock(before, n, s, shortcut), BasicBlock(n, n))
@@ -67,20 +68,20 @@ def read_tensors(path: Path|str # .safetensors, or .pt/.pth of tensors only
     if not isinstance(state, dict): raise UserError(f'{shown(path)}: holds {type(state).__name__}, not named weights; {again}')
     return state
 
-# %% ../../nbs/22_models.backbones.ipynb #70cb63a1
+# %% ../../nbs/22_models.backbones.ipynb #b77c3ac1
 def fit(module: nn.Module, # to be filled
         state: dict, # names → tensors
         what: str # for the message: the file, or 'state_dict'
        ):
     "Load weights strictly; missing, unknown or differently shaped names raise one-line `UserError`s that tell the first of them."
-    own = module.state_dict()
+    own, wrong, remedy = module.state_dict(), f'{what}: weights of another model', 'choose the options it was trained with'
     def told(names): names = sorted(names); return ', '.join(names[:4]) + (f' and {len(names)-4} more' if len(names) > 4 else '')
     counters = {k for k in own if k.endswith('num_batches_tracked')}   # absent from old files
-    if bad := own.keys()-state.keys()-counters: raise UserError(f'{what}: weights of another model, {told(bad)} missing; choose the options it was trained with')
-    if bad := state.keys()-own.keys(): raise UserError(f'{what}: weights of another model, {told(bad)} unknown here; choose the options it was trained with')
-    if bad := [k for k in state if not isinstance(state[k], Tensor) or state[k].shape != own[k].shape]:
-        k = bad[0]
-        raise UserError(f'{what}: weights of another model, {k} is {list(getattr(state[k], "shape", ["no tensor"]))} instead of {list(own[k].shape)}; choose the options it was trained with')
+    if bad := own.keys()-state.keys()-counters: raise UserError(f'{wrong}, {told(bad)} missing; {remedy}')
+    if bad := state.keys()-own.keys(): raise UserError(f'{wrong}, {told(bad)} unknown here; {remedy}')
+    for k, x in state.items():
+        has = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        if has != list(own[k].shape): raise UserError(f'{wrong}, {k} is {has} instead of {list(own[k].shape)}; {remedy}')
     module.load_state_dict(state, strict=False)
 
 # %% ../../nbs/22_models.backbones.ipynb #9be0b5b5

@@ -12,7 +12,7 @@ from ..core import UserError, atomic, shown
 from .backbones import fit, read_tensors
 from .sequence import build_model
 
-# %% ../../nbs/37_models.checkpoints.ipynb #2c2418fd
+# %% ../../nbs/37_models.checkpoints.ipynb #d5d1bf30
 FORMAT = 'deepfakenb model 1'
 
 def _write(path, state, config, meta): # tensors and header -> safetensors, atomically
@@ -33,6 +33,7 @@ def save_model(model: nn.Module, # offers `.config`, json-able: name and options
     def stored(x): return x.half() if half and x.is_floating_point() else x
     return _write(path, {k: stored(v) for k, v in model.state_dict().items()}, model.config, meta)
 
+# %% ../../nbs/37_models.checkpoints.ipynb #8311f751
 def read_header(path: Path|str # of a checkpoint
                ) -> tuple[dict, dict]: # configuration of the model, notes
     "What a checkpoint says of itself; a file that is none of ours raises `UserError`."
@@ -44,9 +45,11 @@ def read_header(path: Path|str # of a checkpoint
     except Exception as e: # whatever safetensors finds wrong
         raise UserError(f'{shown(path)}: not a safetensors file, or damaged ({str(e).splitlines()[0][:80]}); '
                         "an authors' .pt is turned into one by `deepfakenb checkpoint import`") from None
-    if not isinstance(header, dict) or header.get('format') != FORMAT or not isinstance(header.get('config'), dict): raise UserError(f'{shown(path)}: weights without the name of a model; only files that deepfakenb wrote can be loaded')
+    if not isinstance(header, dict) or header.get('format') != FORMAT or not isinstance(header.get('config'), dict):
+        raise UserError(f'{shown(path)}: weights without the name of a model; only files that deepfakenb wrote can be loaded')
     return header['config'], {k: v for k, v in header.items() if k not in ('format', 'config')}
 
+# %% ../../nbs/37_models.checkpoints.ipynb #7870298c
 def load_model(path: Path|str, # of a checkpoint
                name: str|None = None # the model it should be; None: whatever it is
               ) -> nn.Module: # single precision, evaluation mode, on the CPU
@@ -58,7 +61,7 @@ def load_model(path: Path|str, # of a checkpoint
     fit(model, read_tensors(path), shown(path))
     return model.eval()
 
-# %% ../../nbs/37_models.checkpoints.ipynb #707c423a
+# %% ../../nbs/37_models.checkpoints.ipynb #16f005ff
 BEST = ('fixed', 'adaptive')
 
 def published_states(path: Path|str # the authors' .pt, a bare state dict as .pt, or safetensors
@@ -68,9 +71,14 @@ def published_states(path: Path|str # the authors' .pt, a bare state dict as .pt
     found = {b: holds[f'best_state_dict_{b}'] for b in BEST if f'best_state_dict_{b}' in holds}
     found = found or dict(only={k: v for k, v in holds.items() if isinstance(v, Tensor)})
     for b, state in found.items():
-        if not isinstance(state, dict) or not state: raise UserError(f"{shown(path)}: no weights under {'best_state_dict_'+b if b in BEST else 'any name'}; name a published checkpoint")
-    return {b: {str(k).removeprefix('module.'): v for k, v in state.items() if not str(k).removeprefix('module.').startswith('backbone.0.body.fc.')} for b, state in found.items()}
+        under = f'best_state_dict_{b}' if b in BEST else 'any name'
+        if not isinstance(state, dict) or not state: raise UserError(f'{shown(path)}: no weights under {under}; name a published checkpoint')
+    def bare(state): # parallel training's prefix and the backbone's unused classifier left out
+        names = {k: str(k).removeprefix('module.') for k in state}
+        return {n: state[k] for k, n in names.items() if not n.startswith('backbone.0.body.fc.')}
+    return {b: bare(state) for b, state in found.items()}
 
+# %% ../../nbs/37_models.checkpoints.ipynb #ac6c3952
 def import_published(path: Path|str, # the authors' .pt
                      out: Path|str, # safetensors to write; of `best='both'`, a folder
                      *, best: str = 'adaptive', # which of its models: best in 'fixed' or 'adaptive' accuracy; or 'both'

@@ -92,7 +92,7 @@ class Captioner:
         "The greedy sequences of a batch of feature maps."
         return end_with_zeros(self.search(features).tokens, self.end)
 
-# %% ../../nbs/35_models.seqfakeformer.ipynb #0b4462ae
+# %% ../../nbs/35_models.seqfakeformer.ipynb #5ed1f443
 class SeqFakeFormer(Captioner, SequenceModel):
     "Seq-DeepFake Transformer (paper 1, section 4); wrong options raise `UserError`."
     name = 'seqfakeformer'
@@ -114,37 +114,42 @@ class SeqFakeFormer(Captioner, SequenceModel):
         self.keep(options, weights=None, frozen=cnn and cnn.frozen)
         self.backbone = cnn and nn.Sequential(cnn)
         self.input_proj = nn.Conv2d(channels or cnn.channels, width, 1)
-        self.transformer = Transformer(width, heads, feed_forward, encoder_layers, decoder_layers, tokens, positions, dropout, mode=seca, lam=lam, r2=r2, sqrt_d=sqrt_d)
+        self.transformer = Transformer(width, heads, feed_forward, encoder_layers, decoder_layers, tokens, positions, dropout,
+                                       mode=seca, lam=lam, r2=r2, sqrt_d=sqrt_d)
         self.mlp, self.sine = MLP(width, head_width, head_width, tokens), SinePositions(width)
         self.end, self.pad, self.steps = tokens-2, tokens-1, positions-1
         name_attentions(self)
     def features(self, images: Tensor) -> Tensor: # (B, 3, S, S) -> (B, channels, H, W)
         "The CNN."
-        if self.backbone is None: raise UserError('these weights have no backbone: give feature maps to decode_logits and greedy, or load a complete checkpoint')
+        if self.backbone is None: raise UserError('these weights have no backbone; load a complete checkpoint, or use decode_logits and greedy')
         return self.backbone(images)
     def teacher(self, labels): return (decoder_input(captions(labels)),), decoder_target(captions(labels))
     def forward(self, images, tokens_in): return self.decode_logits(self.features(images), tokens_in)
     def loss(self, logits, targets): return token_loss(logits, targets)
     def answer(self, images, beam): return self.search(self.features(images), beam)
 
-# %% ../../nbs/35_models.seqfakeformer.ipynb #a64a7b91
+# %% ../../nbs/35_models.seqfakeformer.ipynb #73a7f8f6
 def published_options(state: dict # published names → tensors
                      ) -> dict: # options of `SeqFakeFormer`
     "Read the sizes of a published model from its weights; a name that is missing raises a `UserError` that tells it."
-    def shape(name):
-        if name not in state: raise UserError(f'state_dict: {name} is missing, so this is not a published SeqFakeFormer; give its complete state dict')
-        if not isinstance(state[name], Tensor): raise UserError(f'state_dict: {name} is {type(state[name]).__name__}, not a tensor; give the bare state dict')
+    def shape(name, dims=1):
+        if name not in state: raise UserError(f'state_dict: {name} is missing: not a published SeqFakeFormer; give its complete state dict')
+        kind = type(state[name]).__name__
+        if not isinstance(state[name], Tensor): raise UserError(f'state_dict: {name} is {kind}, not a tensor; give the bare state dict')
+        if state[name].dim() < dims: raise UserError(f'state_dict: {name} is {list(state[name].shape)}; not a published SeqFakeFormer')
         return state[name].shape
-    def depth(prefix): return 1+max((int(i) for k in state if k.startswith(prefix) and (i := k[len(prefix):].split('.')[0]).isdecimal()), default=-1)
+    def depth(prefix): return len({k.removeprefix(prefix).split('.')[0] for k in state if k.startswith(prefix)})
     t, body = 'transformer.', 'backbone.0.body.'
     first = t+'decoder.layers.0.'
-    projection, words, positions = shape('input_proj.weight'), shape(t+'embeddings.word_embeddings.weight'), shape(t+'embeddings.position_embeddings.weight')
+    projection = shape('input_proj.weight', 4)
+    words, positions = (shape(f'{t}embeddings.{e}_embeddings.weight') for e in ('word', 'position'))
     if not any(k.startswith('backbone.') for k in state): cnn = dict(backbone=None, channels=projection[1])
     elif body+'layer1.0.conv3.weight' in state: cnn = dict(backbone='resnet50')
     elif shape(body+'conv1.weight')[0] != 64: cnn = dict(backbone='resnet18-narrow')
     else: cnn = dict(backbone='resnet18' if depth(body+'layer3.') == 2 else 'resnet34')
-    return dict(cnn, width=projection[0], heads=shape(first+'point2.bias')[0]//2, feed_forward=shape(first+'linear1.weight')[0], head_width=shape('mlp.layers.0.weight')[0],
-                encoder_layers=depth(t+'encoder.layers.'), decoder_layers=depth(t+'decoder.layers.'), tokens=words[0], positions=positions[0])
+    return dict(cnn, width=projection[0], heads=shape(first+'point2.bias')[0]//2, feed_forward=shape(first+'linear1.weight')[0],
+                head_width=shape('mlp.layers.0.weight')[0], encoder_layers=depth(t+'encoder.layers.'),
+                decoder_layers=depth(t+'decoder.layers.'), tokens=words[0], positions=positions[0])
 
 def load_published(state_dict: dict # published names → tensors, complete or without the backbone; a leading 'module.' is ignored
                   ) -> SeqFakeFormer: # in evaluation mode; `.decode_logits(features, tokens_in)`, `.greedy(features)`

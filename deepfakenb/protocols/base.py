@@ -2,13 +2,13 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'PAPERS', 'Row', 'Column', 'Scale', 'Cell', 'has_gpu', 'TableSpec', 'Protocol', 'get', 'data_root',
-           'data_kind', 'source_of', 'locate']
+           'data_kind', 'source_of', 'locate', 'imagenet_file', 'with_weights']
 
-# %% ../../nbs/82_protocols.base.ipynb #b0a5e24c
+# %% ../../nbs/82_protocols.base.ipynb #6aa772c9
 import importlib, os
 from dataclasses import dataclass, field
 from pathlib import Path
-from ..core import UserError, read_json, shown
+from ..core import UserError, data_dir, read_json, shown
 from ..specs import RunSpec
 
 PRESETS = dict(smoke='every class of row trained for a moment, to show that all of it works; the numbers mean nothing',
@@ -50,7 +50,7 @@ class Cell:
     specs: tuple = ()
     reason: str|None = None
 
-# %% ../../nbs/82_protocols.base.ipynb #57adafad
+# %% ../../nbs/82_protocols.base.ipynb #721c1591
 def has_gpu() -> bool:
     "Whether trainings go to a GPU here."
     from deepfakenb.core import device
@@ -75,6 +75,7 @@ class TableSpec:
         scale = self.scale(preset, row, column)
         if isinstance(scale, str): return (), scale
         data = dict(self.data, source=source_of(preset), **column.data, **scale.data)
+        if preset == 'smoke' and data['source'] == 'real': data['limit'] = 480   # a moment's training, however large the dataset
         specs = tuple(RunSpec(self.paper, row.model, {**column.args, **row.args, **scale.args}, data, scale.train, seed, preset) for seed in scale.seeds)
         return specs, 'needs a GPU' if scale.needs_gpu and not has_gpu() else None
     def cells(self, preset: str) -> list[Cell]:
@@ -135,3 +136,18 @@ def locate(track: str, # 'components' or 'attributes'
     if preset == 'paper': raise UserError('preset paper: reads the real Seq-DeepFake dataset; name its folder with --data-root DIR (see data/README.md)', 2)
     from deepfakenb.data.synth.tracks import ensure_track
     return Path(ensure_track(track, preset))
+
+# %% ../../nbs/82_protocols.base.ipynb #8e9a17b6
+def imagenet_file(backbone: str # 'resnet34' …
+                 ) -> Path|None:
+    "The file of a backbone's ImageNet weights, if there is one."
+    folder = data_dir()/'real'/'weights'
+    return next((p for p in (folder/f'{backbone}.safetensors', folder/f'{backbone}.pth') if p.is_file()), None)
+
+def with_weights(model_args: dict # of a RunSpec
+                ) -> dict: # for `build_model`
+    "Options with `weights='imagenet'` turned into the file; an absent one raises `UserError`."
+    if model_args.get('weights') != 'imagenet': return model_args
+    path = imagenet_file(model_args['backbone'])
+    if path is None: raise UserError(f"weights not available: put the ImageNet weights of {model_args['backbone']} at {shown(data_dir()/'real'/'weights')}/{model_args['backbone']}.pth")
+    return {**model_args, 'weights': str(path)}

@@ -65,13 +65,14 @@ def atlas(res: int, # texels a side
     a = SimpleNamespace(u=uv[0, :, 0], v=uv[:, 0, 1], q=q, azimuth=2*torch.atan(uv[..., 0]/2), elevation=2*torch.atan(uv[..., 1]/2))
     return SimpleNamespace(**{k: v.contiguous().to(device) for k, v in vars(a).items()})
 
-# %% ../../../nbs/11_data.synth.geometry.ipynb #a9c6e72e
+# %% ../../../nbs/11_data.synth.geometry.ipynb #0cdf380b
 def measures(faces: Faces) -> SimpleNamespace: # each (B, 1, 1)
     "Head measures in head units (crown to chin 2, eyes at y=0, x to image right, z to the camera) from shape, sex, age and expression."
     s = {k: faces.shape[:, i, None, None] for i, k in enumerate(SHAPE)}
     c = lambda t: t[:, None, None]
     man, old, smile, jaw = c(faces.masculine)-.5, 1-c(faces.young), c(faces.smiling), c(faces.mouth_open)
     m = SimpleNamespace(man=man, old=old, smile=smile, jaw=jaw, **{'s_'+k: v for k, v in s.items()})
+    m.age = old*(.30+.70*old)   # folds deepen faster than the years
     m.width = .668 + .020*s['head_width'] + .02*man
     m.chin_y = -.95 - .035*s['face_length'] - .025*s['chin_length'] - .03*man - .13*jaw
     m.jaw_w = .505 + .026*s['jaw_width'] + .07*man + .015*s['cheek_fat']
@@ -119,11 +120,11 @@ class _Blobs:
             out[c] = torch.bmm(gv[:, rows].transpose(1, 2).contiguous(), gu[:, rows]*w[..., None])
         return out
 
-# %% ../../../nbs/11_data.synth.geometry.ipynb #e5bdee35
+# %% ../../../nbs/11_data.synth.geometry.ipynb #2d260ad9
 def _features(m, faces: Faces) -> _Blobs:
     "Relief of the face (in head units, along the radius), redness and darkness of the skin."
     b = _Blobs(('relief', 'red', 'dark')); add = b.add
-    old, man, smile, jaw = m.old, m.man, m.smile, m.jaw
+    old, age, man, smile, jaw = m.old, m.age, m.man, m.smile, m.jaw
     # nose: bridge, tip, wings, nostrils, the steep underside
     root = .03 + .02*m.s_nose_bridge
     for i in range(6):
@@ -139,8 +140,8 @@ def _features(m, faces: Faces) -> _Blobs:
     add(m.eye_x-.02, m.eye_y+.055, .125, .062, relief=-.085-.012*man-.01*m.s_brow_ridge, dark=.17)
     add(m.eye_x-.165, m.eye_y+.025, .045, .06, relief=-.055, dark=.16)
     add(m.eye_x, m.eye_y+.008, .098, .066, relief=.062)
-    add(m.eye_x-.02, m.eye_y-.085, .10, .030, relief=.003+.014*old*old)
-    add(m.eye_x-.03, m.eye_y-.115, .085, .022, relief=-.006-.012*old*old, dark=.05+.16*old*old)
+    add(m.eye_x-.02, m.eye_y-.085, .10, .030, relief=.003+.014*age)
+    add(m.eye_x-.03, m.eye_y-.115, .085, .022, relief=-.006-.012*age, dark=.05+.16*age)
     add(m.eye_x-.02, m.brow_y-.02, .17, .045, relief=.020+.035*(man+.5)*.6+.008*m.s_brow_ridge)
     add(0., m.brow_y-.03, .07, .06, mirror=False, relief=.012+.02*man)
     # cheeks, hollows, mouth's ring, lips, chin
@@ -159,18 +160,18 @@ def _features(m, faces: Faces) -> _Blobs:
     add(0., m.chin_y+.15, .125+.03*man, .10, mirror=False, relief=.075+.016*m.s_chin_forward+.02*man, red=.1)
     add(.05+.02*man, m.chin_y+.115, .05, .05, relief=.012*(man+.5))
     # folds: nose to mouth, forehead lines, crow's feet, jowls
-    fold = .006 + .014*old*old + .016*smile
+    fold = .005 + .018*age + .016*smile
     xs = [mix(m.nose_w*1.35, m.mouth_w+.07, t) for t in (0, .2, .4, .6, .8, 1.)]
     ys = [mix(m.nose_y-.01, m.mouth_y-.03+m.corner, t**1.35) for t in (0, .2, .4, .6, .8, 1.)]
     for x, y, t in zip(xs, ys, (.6, 1, 1, 1, .8, .4)):
-        add(x, y, .024, .038, relief=-fold*t, dark=t*(.02+.09*old*old+.07*smile))
+        add(x, y, .024, .038, relief=-fold*t, dark=t*(.02+.12*age+.07*smile))
         add(x+.055, y+.03, .045, .05, relief=fold*.7*t)
     for k in range(3):
         y = .36 + .085*k
-        for x in (.0, .13, .26): add(x, y+.02*math.cos(3*x), .085, .011, relief=-.004*old*old, dark=.075*old*old)
-    for k in range(3): add(m.eye_x+.205, m.eye_y+.03-.042*k, .040, .008, z=.52, relief=-.003*old*old, dark=.08*old*old+.03*smile*old)
-    add(.045, m.brow_y+.01, .010, .05, relief=-.008*old, dark=.13*old*old)
-    add(.34, -.80, .07, .09, z=.45, relief=.035*old*old)
+        for x in (.0, .13, .26): add(x, y+.02*math.cos(3*x), .085, .011, relief=-.005*age, dark=.09*age)
+    for k in range(3): add(m.eye_x+.205, m.eye_y+.03-.042*k, .040, .008, z=.52, relief=-.003*age, dark=.08*age+.03*smile*old)
+    add(.045, m.brow_y+.01, .010, .05, relief=-.008*old, dark=.13*age)
+    add(.34, -.80, .07, .09, z=.45, relief=.045*age)
     return b
 
 # %% ../../../nbs/11_data.synth.geometry.ipynb #4b3d02b9

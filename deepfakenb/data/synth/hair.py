@@ -34,7 +34,7 @@ def noise(x: Tensor, y: Tensor, # (B, H, W) in texels
     bank = noise_bank(str(x.device))[:, channel:channel+1].expand(len(x), -1, -1, -1)
     return F.grid_sample(bank, g, mode='bilinear', padding_mode='reflection', align_corners=True)[:, 0]
 
-# %% ../../../nbs/11_data.synth.hair.ipynb #edb8f5b2
+# %% ../../../nbs/11_data.synth.hair.ipynb #2dcec03e
 #          top   side  curl  back  front  gloss   of buzz, short, swept, curly, medium, long, tied, afro
 _STYLE = ((.012, .008, .0, .0, .0, .3), (.075, .030, .1, .0, .0, .8), (.125, .035, .15, .0, .0, 1.), (.16, .09, .8, .25, .0, .6),
           (.11, .09, .1, .75, .8, 1.), (.10, .08, .1, 1.5, 1., 1.1), (.055, .03, .0, .0, .0, 1.1), (.33, .26, 1., .1, .0, .35))
@@ -51,7 +51,9 @@ def hair_of(faces: Faces) -> SimpleNamespace: # each (B, 1, 1)
     h.bangs, h.hairline, h.part = c(faces.bangs), c(faces.hairline), c(faces.hair_parting)*.45
     h.buzz, h.tied, h.afro, h.curly = (c((faces.hair_style == i).float()) for i in (0, 6, 7, 3))
     h.bald = c(((faces.hair_style == 0) & (faces.masculine > .5) & (faces.hairline > .62)).float())
-    h.colour = faces.hair_colour
+    grey = (smooth(.48, .10, faces.young)*(.35+.65*hash_uniform(faces.seed, 93)))[:, None]
+    silver = torch.tensor([.50, .48, .46], device=row.device)*(.60+.45*hash_uniform(faces.seed, 94))[:, None]
+    h.colour = mix(faces.hair_colour, silver, grey)   # hair greys with age
     h.sweep = (hash_uniform(c(faces.seed), 92)-.5)*1.2
     return h
 

@@ -45,7 +45,7 @@ def hash_normal(seed: Tensor, # int64, any shape
     a, b = hash_uniform(seed, *counters, 1), hash_uniform(seed, *counters, 2)
     return (-2*torch.log(a.clamp_min(1e-7))).sqrt()*torch.cos(2*math.pi*b)
 
-# %% ../../../nbs/11_data.synth.people.ipynb #b227e1aa
+# %% ../../../nbs/11_data.synth.people.ipynb #7d430220
 @dataclass(frozen=True)
 class Faces:
     "People before a camera: float tensors with one row a face; who someone is, what they do, and how they are photographed are apart."
@@ -59,7 +59,7 @@ class Faces:
     makeup: Tensor # (n,) 0..1: lips and lashes
     eye_colour: Tensor # (n, 3) RGB
     hair_style: Tensor # (n,) int64, index of STYLES
-    hair_colour: Tensor # (n, 3) RGB
+    hair_colour: Tensor # (n, 3) RGB before it greys (see `young`)
     hair_length: Tensor # (n,) 0..1 within the style
     hair_volume: Tensor # (n,) 0..1
     hair_parting: Tensor # (n,) -1..1
@@ -131,15 +131,13 @@ class _Draw:
         return (self.u(name)[:, None] >= c).sum(1).clamp_max(weights.shape[1]-1)
     def seed(self, name: str) -> Tensor: return (self.u(name)*2**24).long()*2**20 + (self.u(name+'2')*2**20).long()
 
-# %% ../../../nbs/11_data.synth.people.ipynb #8e06744f
+# %% ../../../nbs/11_data.synth.people.ipynb #2983ba78
 _HAIR = torch.tensor([[.035, .028, .026], [.085, .052, .036], [.16, .092, .055], [.27, .165, .095], [.48, .33, .19], [.66, .50, .31], [.38, .14, .06], [.52, .50, .48]])
 _EYES = torch.tensor([[.075, .036, .018], [.14, .07, .03], [.19, .13, .055], [.15, .19, .12], [.16, .24, .32], [.24, .29, .33]])
 
-def _hair_colour(d: _Draw, dark: Tensor, young: Tensor) -> Tensor:
+def _hair_colour(d: _Draw, dark: Tensor) -> Tensor:
     w = torch.tensor([1.2, 1.3, 1.2, 1., .8, .6, .45, 0.])*power(1-dark[:, None], torch.tensor([0., .3, .8, 1.5, 2.5, 3.5, 2.5, 0.]))
-    c = _HAIR[d.choice('hair', w)]*d.u('hair value', .8, 1.25)[:, None]
-    grey = ((.30-young)*3.6*d.u('grey', .2, 1.2)).clamp(0, .93)[:, None]
-    return c + (_HAIR[7]*d.u('grey value', .6, 1.1)[:, None] - c)*grey
+    return _HAIR[d.choice('hair', w)]*d.u('hair value', .8, 1.25)[:, None]
 
 def _hair_style(d: _Draw, masculine: Tensor, tone: Tensor) -> Tensor:
     man = torch.tensor([.7, 2., 1.6, .6, .25, .12, .08, .15])
@@ -147,7 +145,7 @@ def _hair_style(d: _Draw, masculine: Tensor, tone: Tensor) -> Tensor:
     w = woman + (man-woman)*(masculine > .5).float()[:, None]
     return d.choice('style', w*torch.where(tone[:, None] > .6, torch.tensor([2., 1, .5, 2, .6, .6, 1, 6]), torch.tensor([1., 1, 1, 1, 1, 1, 1, .15])))
 
-# %% ../../../nbs/11_data.synth.people.ipynb #373603a9
+# %% ../../../nbs/11_data.synth.people.ipynb #a6956e09
 def sample_people(n: int, # how many
                   seed: int = 0, # face i depends on (seed, i) alone
                   **fixed # fields to set, e.g. `beard=1.`, `pose=[20, 0, 0]`
@@ -162,7 +160,7 @@ def sample_people(n: int, # how many
     a = dict(seed=d.seed('seed'), masculine=masc, shape=d.normal('shape', len(SHAPE)), skin_tone=tone, skin_hue=d.u('skin hue', -1, 1),
         freckles=(d.u('freckles')-.72).clamp_min(0)*3.5*(1-tone), makeup=(1-man)*(d.u('makeup')-.25).clamp_min(0)*1.2,
         eye_colour=_EYES[d.choice('eyes', torch.tensor([1.6, 1.2, .8, .7, .9, .5])*power(1-tone[:, None], torch.tensor([0., .8, 2.5, 4., 5., 5.])))],
-        hair_style=_hair_style(d, masc, tone), hair_colour=_hair_colour(d, tone, young), hair_length=d.u('hair length'), hair_volume=d.u('hair volume'),
+        hair_style=_hair_style(d, masc, tone), hair_colour=_hair_colour(d, tone), hair_length=d.u('hair length'), hair_volume=d.u('hair volume'),
         hair_parting=d.u('parting', -1, 1), hairline=(d.u('hairline', -.2, .6) + man*(1-young)*d.u('recede', 0, .9)).clamp(0, 1),
         beard_style=d.u('beard style', k=3), glasses_style=d.u('glasses style', k=4),
         bangs=on('bangs', .24, .55), eyeglasses=on('glasses', .25, .9), beard=torch.where(man > 0, on('beard', .45, .25), 0.*man), young=young,

@@ -29,7 +29,7 @@ class Rendered:
     boxes: Tensor # float (n, 4) pixels x0, y0, x1, y1: brows to chin, ear to ear
     def __len__(self): return len(self.images)
 
-# %% ../../../nbs/11_data.synth.render.ipynb #b5482d8c
+# %% ../../../nbs/11_data.synth.render.ipynb #773e531f
 def _paint(faces: Faces, size: int, noise: bool, res: int) -> tuple:
     "One batch: images (linear to display), masks as soft layers, landmarks, boxes."
     c = lambda t: t[:, None, None]
@@ -69,12 +69,12 @@ def _paint(faces: Faces, size: int, noise: bool, res: int) -> tuple:
     tex = hr.noise(u*60, v*60, faces, 81, 1)-.5
     blotch = hr.noise(u*14, v*14, faces, 82, 2)-.5
     pore = hr.noise(u*150, v*150, faces, 83, 0)-.5
-    spots = smooth(.80, .93, hr.noise(u*85, v*85, faces, 84, 1))*gauss(v+.15, .45)
-    tone = 1 + .10*tex*(1-.5*c(faces.makeup)) + .12*blotch + .05*pore - dark.clamp(-.3, .95)
+    spots = smooth(.80, .93, hr.noise(u*105, v*105, faces, 84, 1))*gauss(v+.15, .45)
+    tone = 1 + (.08+.08*m.age)*tex*(1-.5*c(faces.makeup)) + (.09+.12*m.age)*blotch + .05*pore - dark.clamp(-.3, .95)
     skin = albedo[:, :, None, None]*tone[:, None]
     flush = (red*.9+.25*blotch).clamp(-.3, 1.2)*(.25+.15*c(faces.skin_hue))*(1-.55*c(faces.skin_tone))
     skin = skin*torch.stack([1+.10*flush, 1-.42*flush, 1-.36*flush], 1)
-    skin = skin*(1-.45*(spots*(c(faces.freckles)+.25*m.old*m.old))[:, None]*torch.tensor([.6, .9, 1.], device=dev)[None, :, None, None])
+    skin = skin*(1-.45*(spots*(c(faces.freckles)+.26*m.age))[:, None]*torch.tensor([.6, .9, 1.], device=dev)[None, :, None, None])
     wrap = torch.tensor([.32, .16, .11], device=dev)[None, :, None, None]
     diff = ((ndl[:, None]+wrap)/(1+wrap)).clamp_min(0)
     diff = diff*diff*(.35)+diff*.65
@@ -94,17 +94,17 @@ def _paint(faces: Faces, size: int, noise: bool, res: int) -> tuple:
     hairs = hr.noise(u*130+v*20*side, v*16, faces, 87, 0)
     grow = c(faces.beard)
     bd = (bd + (.6*hairs+.4*stub-.5)*2.2*bd*(1-bd)).clamp(0, 1)
-    bcov = bd*(1-lips.whole)*(mix(smooth(.45, .8, stub)*.5*smooth(.0, .25, grow)+.16*smooth(0., .3, grow), .82+.18*hairs, smooth(.3, .75, grow)))
+    bcov = bd*(1-lips.whole)*(mix(smooth(.32, .95, stub)*.5*smooth(.0, .25, grow)+.16*smooth(0., .3, grow), .82+.18*hairs, smooth(.3, .75, grow)))
     bcov = bcov*smooth(.02, .2, grow)
     image_skin = skin*energy
-    bcol = faces.hair_colour[:, :, None, None]*(.45+.9*hairs)[:, None]*.85
+    bcol = h.colour[:, :, None, None]*(.45+.9*hairs)[:, None]*.85
     image_skin = sh.over(image_skin, bcol*(energy*.85+.05), bcov.clamp(0, .97))
     image_skin = image_skin + (shine*c(light.key)*(1-.7*bcov)*(1-lips.whole*.2)+ lips.ridge*lips.lips*.05*(1+c(faces.makeup)))[:, None]
     # mouth
     cavity = torch.stack([.10*torch.ones_like(u), .022*torch.ones_like(u), .02*torch.ones_like(u)], 1)*(.25+.5*smooth(.2, 1., lips.depth))[:, None]
     image_skin = sh.over(image_skin, cavity, lips.opening)
     elum = energy.mean(1)
-    tooth = torch.tensor([.62, .57, .49], device=dev)[None, :, None, None]*(lips.tooth*(.25+.75*elum.clamp(0, 1.3))*mix(1., .55, smooth(.25, .9, lips.t.abs())))[:, None]
+    tooth = torch.tensor([.66, .60, .50], device=dev)[None, :, None, None]*(lips.tooth*(.38+.62*elum.clamp(0, 1.3))*mix(1., .55, smooth(.25, .9, lips.t.abs())))[:, None]
     image_skin = sh.over(image_skin, tooth, lips.teeth)
     image_skin = image_skin*(1-.74*lips.line)[:, None]
     hole, crease = sh.nose_layers(m, u, v, side, px)
@@ -112,7 +112,7 @@ def _paint(faces: Faces, size: int, noise: bool, res: int) -> tuple:
     image_skin = sh.over(image_skin, image_skin*torch.tensor([.16, .08, .07], device=dev)[None, :, None, None], hole)
     # brows and eyes
     brow = sh.brow_layer(faces, m, u, v, side, px)
-    browc = mix(faces.hair_colour*.55, torch.tensor([.05, .035, .025], device=dev), .45)[:, :, None, None]
+    browc = mix(h.colour*.55, torch.tensor([.05, .035, .025], device=dev), .45)[:, :, None, None]
     image_skin = sh.over(image_skin, browc*(.30+.60*energy), brow*(.92))
     e = sh.eye_layers(faces, m, u, v, side, px, lh)
     image_skin = sh.paint_eyes(image_skin, faces, e, (.25+.75*elum).clamp(0, 1.4))
@@ -130,8 +130,8 @@ def _paint(faces: Faces, size: int, noise: bool, res: int) -> tuple:
     sp = torch.exp(22*(sp.sqrt()-1))*.35*h.gloss
     hdiff = (.30+.70*ndl.clamp_min(0))*(.4+.6*lit)
     hl_ = c(light.key)*hdiff*(.4+.6*ao) + c(light.ambient)*(.8+.3*up)*ao
-    hc = faces.hair_colour[:, :, None, None]*((.45+1.1*grain)*hl_)[:, None]
-    hc = hc + ((.10+.5*faces.hair_colour[:, :, None, None])*(sp*c(light.key)*(.2+grain)*lit*ao)[:, None])*.55
+    hc = h.colour[:, :, None, None]*((.45+1.1*grain)*hl_)[:, None]
+    hc = hc + ((.10+.5*h.colour[:, :, None, None])*(sp*c(light.key)*(.2+grain)*lit*ao)[:, None])*.55
     image_head = sh.over(image_skin, hc, ha)
     # layers
     image = background(faces, size)
@@ -139,7 +139,7 @@ def _paint(faces: Faces, size: int, noise: bool, res: int) -> tuple:
     bx, by = o[0]+tb*d[0], o[1]+tb*d[1]
     back, _, bg, bs = hr.fall(h, faces, bx, by, m)
     flat = c(light.key)*(.35+.45*(bs*c(lh[:, 0])).clamp(-.5, 1)+.3*c(lh[:, 2]))*.8+c(light.ambient)*.7
-    backc = faces.hair_colour[:, :, None, None]*((.35+.9*bg)*flat*mix(.35, 1., bs.abs()**2))[:, None]
+    backc = h.colour[:, :, None, None]*((.35+.9*bg)*flat*mix(.35, 1., bs.abs()**2))[:, None]
     bun = hr_bun(h, bx, by, m, px)
     image = sh.over(image, backc, torch.maximum(back, bun))
     image, neck, cloth = body(image, faces, m, cam, size, albedo, light)
@@ -148,7 +148,7 @@ def _paint(faces: Faces, size: int, noise: bool, res: int) -> tuple:
     tb = (.22-o[2])/d[2]
     fx, fy = o[0]+tb*d[0], o[1]+tb*d[1]
     _, front, fg, fs = hr.fall(h, faces, fx, fy, m)
-    frontc = faces.hair_colour[:, :, None, None]*((.4+1.1*fg)*flat*(.75+.45*gauss(fs.abs()-.92, .08)))[:, None]*1.1
+    frontc = h.colour[:, :, None, None]*((.4+1.1*fg)*flat*(.75+.45*gauss(fs.abs()-.92, .08)))[:, None]*1.1
     image = sh.over(image, frontc, front)
     image, rim, lens = glasses(image, faces, m, o, d, t, head, px, light)
     pts = geo.project(cam, points)*size
@@ -163,7 +163,7 @@ def _paint(faces: Faces, size: int, noise: bool, res: int) -> tuple:
 def hr_bun(h, x, y, m, px):
     return h.tied*smooth(.0, .04+px, .27-((x-.1*h.sweep)**2+(y-1.0)**2).sqrt())
 
-# %% ../../../nbs/11_data.synth.render.ipynb #66554f24
+# %% ../../../nbs/11_data.synth.render.ipynb #53a50993
 @torch.no_grad()
 def render(faces: Faces, # people
            size: int = 128, # pixels a side
@@ -174,6 +174,7 @@ def render(faces: Faces, # people
           ) -> Rendered:
     "Render faces with their truth; `UserError` for a size below 16."
     if size < 16: raise UserError(f'size={size}: at least 16 pixels', 2)
+    if len(faces) < 1: raise UserError('no faces to render', 2)
     if device is not None: faces = faces.to(device)
     res = 128 if size <= 160 else 192
     parts = [_paint(faces[i:i+batch], size, noise, res) for i in range(0, len(faces), batch)]

@@ -90,7 +90,7 @@ def cast_shadow(s, light: Tensor, # (B, 3) head frame
         shade = over if shade is None else torch.maximum(shade, over)
     return 1-geo.blur(smooth(.0, 1., shade), 3)[:, None]
 
-# %% ../../../nbs/11_data.synth.scene.ipynb #6a415dba
+# %% ../../../nbs/11_data.synth.scene.ipynb #0e371a7d
 def ears(image, faces, m, cam, o, d, albedo, light, lh, px, h) -> tuple: # image, coverage
     "Ears: flat shells at the sides of the head, with rim and hollow."
     c = lambda t: t[:, None, None]
@@ -139,11 +139,11 @@ def glasses(image, faces, m, o, d, thit, head, px, light) -> tuple: # image, fra
     bridge = smooth(tk*.9+px*.7, tk*.9-px*.7, (y-m.eye_y-.045+.9*x*x).abs())*smooth(-.01, .01, m.eye_x+.012-w*.93-x.abs())
     # temples: planes at the sides of the head
     temple = 0
-    hinge, slant = m.eye_x+w+.02, .26
+    hinge, slant = m.eye_x+w+.008, .26
     for s in (-1., 1.):
         tt = (hinge+slant*.74-s*o[0]-slant*o[2])/(s*d[0]+slant*d[2])
         Y, Z = o[1]+tt*d[1], o[2]+tt*d[2]
-        vis = (tt < thit+.05).float()*smooth(.05, .10, Z)*smooth(.80, .77, Z)*(tt > 0)
+        vis = (tt < thit+.05).float()*smooth(.05, .10, Z)*smooth(.80, .77, Z)*(tt > 0)*torch.maximum(head, smooth(.60, .66, Z))
         temple = temple + smooth(tk+px*.6, tk-px*.6, (Y-m.eye_y-.05+.03*(.74-Z)).abs())*vis*(1-smooth(.0, -.01, dist))
     frame = torch.maximum(torch.maximum(rim, bridge), temple.clamp(0, 1)*.9)*on
     lens = smooth(.0, -px, dist)*on

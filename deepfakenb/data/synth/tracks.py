@@ -50,7 +50,7 @@ def type_counts(track: str, # 'components' or 'attributes'
     for s in sorted(names, key=lambda s: whole[s]-share[s])[:n-sum(whole.values())]: whole[s] += 1
     return whole
 
-# %% ../../../nbs/12_data.synth.tracks.ipynb #bddae5c0
+# %% ../../../nbs/12_data.synth.tracks.ipynb #eb74c0ba
 @dataclass(frozen=True)
 class TrackPreset:
     "Scale and make of a track; everything that decides its bytes, apart from seed, weights and code."
@@ -61,12 +61,12 @@ class TrackPreset:
     size: int = 128 # pixels a side
     group: int = 9 # images made of one person: sequences that share prefixes are edited once
     references: int = 2 # people who lend components to one person; neighbouring components come from different ones
-    dilate: int = 4 # pixels that a component's mask is grown by, at 128 px
+    dilate: int = 8 # pixels that a component's mask is grown by, at 128 px
     feather: int = 1 # latent cells of soft edge
     passes_before: int = 1 # through the generator before the first edit: an original is a decoded latent too
     quality: int = 95 # of the JPEG files, 4:4:4
 
-PRESETS = dict(smoke=TrackPreset('smoke', 480, 80, 160), bench=TrackPreset('bench', 6000, 800, 2240))
+PRESETS = dict(smoke=TrackPreset('smoke', 480, 80, 160), bench=TrackPreset('bench', 6000, 800, 2240, group=5))
 
 # %% ../../../nbs/12_data.synth.tracks.ipynb #334cbd4f
 def track_people(n: int, # how many
@@ -119,7 +119,7 @@ def branches(sequences: list[str] # of one group
     steps = [() if s == 'original' else tuple(s.split('-')) for s in sequences]
     return [sorted({s[:k] for s in steps if len(s) >= k}) for k in range(max(map(len, steps))+1)]
 
-# %% ../../../nbs/12_data.synth.tracks.ipynb #b43f2119
+# %% ../../../nbs/12_data.synth.tracks.ipynb #71d46f9a
 LENDER = dict(nose=0, eye=1, eyebrow=0, lip=1, hair=1)   # which reference lends what: neighbours come from different people
 
 class GroupEditor:
@@ -129,6 +129,7 @@ class GroupEditor:
         at, n = next(generator.parameters()).device, len(people)
         if track == 'components':
             lent = [reference_people(people, seed*31+7+j) for j in range(preset.references)]
+            lent[0] = lent[0].replace(bangs=0.)      # who lends eyebrows shows them
             drawn = render(Faces.cat([people, *lent]), preset.size, device=at)
             self.lent = drawn.images[n:].to(at).reshape(preset.references, n, *drawn.images.shape[1:])
             masks = drawn.masks.to(at).reshape(preset.references+1, n, *drawn.masks.shape[1:])

@@ -1,0 +1,110 @@
+"The command: quick to answer, one line for every trouble, a code for every outcome, nothing lost when it is stopped."
+import json, os, resource, signal, subprocess, sys, textwrap, time
+from pathlib import Path
+import nbformat, pytest
+from deepfakenb.cli import reproduce as rep
+from deepfakenb.cli.main import main
+from deepfakenb.core import UserError
+
+PYTHON = sys.executable
+HERE = Path(__file__).parent
+
+def cpu_seconds(*command):
+    "Processor time of a command: unlike the clock it does not depend on what else the machine does."
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime+after.ru_stime-before.ru_utime-before.ru_stime
+
+def test_quick_to_answer():
+    assert min(cpu_seconds(PYTHON, '-c', 'import deepfakenb') for _ in range(2)) <= 1
+    assert min(cpu_seconds(PYTHON, '-c', "from deepfakenb.cli.main import main; main(['--help'])") for _ in range(2)) <= 1.5
+
+def test_help_imports_nothing_heavy():
+    code = "import sys, deepfakenb.cli.main; print([m for m in ('torch', 'numpy', 'pandas', 'fastai', 'timm', 'matplotlib', 'cv2', 'sklearn', 'papermill') if m in sys.modules])"
+    assert subprocess.run([PYTHON, '-c', code], capture_output=True, text=True, check=True).stdout == '[]\n'
+
+def test_version_and_help(capsys):
+    assert main(['--version']) == 0 and capsys.readouterr().out.startswith('deepfakenb 0.')
+    for command in ([], ['reproduce'], ['runs', 'list'], ['runs', 'show'], ['data'], ['predict'], ['checkpoint']):
+        assert main([*command, '--help']) == 0
+        assert 'Usage: deepfakenb' in capsys.readouterr().out
+    main(['reproduce', '--help']); assert '--shard 1/4' in capsys.readouterr().out
+
+@pytest.mark.parametrize('arguments, code, words', [
+    (['reproduce', '--preset', 'quick'], 2, ['--preset quick', 'smoke, bench, paper']),
+    (['reproduce', '--paper', 'p9'], 2, ['p9', 'p1']),
+    (['reproduce', '--table', 'p1_table99', '--dry-run'], 2, ['p1_table99', 'p1_table1']),
+    (['reproduce', '--shard', '5/2', '--dry-run'], 2, ['--shard 5/2', 'i/n']),
+    (['reproduce', '--data-root', '/no/such/folder', '--dry-run'], 2, ['no such folder', '--data-root']),
+    (['reproduce', '--preset', 'paper'], 2, ['real Seq-DeepFake', '--data-root']),
+    (['reproduce', '--workers', '0'], 2, ['--workers']),
+    (['reproduce', '--wrokers', '2'], 2, ['--wrokers', '--workers']),
+    (['frobnicate'], 2, ['frobnicate']),
+    (['runs', 'show', 'zzz'], 1, ['zzz', 'runs list'])])
+def test_trouble_is_one_line_and_a_code(arguments, code, words, capsys, monkeypatch):
+    monkeypatch.delenv('DEEPFAKENB_DATA_ROOT', raising=False); monkeypatch.setenv('DEEPFAKENB_DEVICE', 'cpu')
+    monkeypatch.setattr(os, 'environ', os.environ.copy())
+    assert main(arguments) == code
+    err = capsys.readouterr().err
+    assert err.startswith('error: ') and err.count('\n') == 1 and all(w in err for w in words), err
+
+def test_dry_run_writes_nothing(tmp_path, capsys):
+    assert main(['reproduce', '--dry-run', '--out', str(tmp_path/'reports')]) == 0
+    out = capsys.readouterr().out
+    assert '4 of 4 runs to train' in out and 'not in smoke' in out and not (tmp_path/'reports').exists()
+    assert main(['reproduce', '--dry-run', '--out', str(tmp_path/'reports'), '--shard', '2/3']) == 0
+    assert '1 of 1 runs to train' in capsys.readouterr().out
+
+def test_unwritable_folder_is_told(tmp_path, capsys, monkeypatch):
+    (tmp_path/'file').write_text('')
+    monkeypatch.setattr(rep, 'make_data', lambda specs, progress=None: ({}, {})); monkeypatch.setenv('DEEPFAKENB_QUIET', '1')
+    assert main(['reproduce', '--out', str(tmp_path/'file')]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith('error: ') and err.count('\n') == 1 and 'cannot be written' in err
+
+def test_reader_that_leaves_early():
+    "A closed pipe ends the command silently."
+    read, write = os.pipe(); os.close(read)
+    p = subprocess.run([PYTHON, '-c', "import sys; from deepfakenb.cli.main import main; sys.exit(main(['--help']))"], stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert p.returncode in (0, 1) and p.stderr == ''
+
+def test_a_failed_run_makes_exit_code_one(tmp_path, capsys, monkeypatch):
+    from deepfakenb import launch
+    monkeypatch.setattr(rep, 'make_data', lambda specs, progress=None: ({}, {}))
+    monkeypatch.setattr(launch, 'launch', lambda tasks, out, roots, workers, tell: launch.Summary(trained=['a'], failed=dict(b='out of luck')))
+    monkeypatch.setattr(rep, 'report', lambda order, protocols, progress: tmp_path/'smoke'/'index.html')
+    assert main(['reproduce', '--out', str(tmp_path)]) == 1
+    got = capsys.readouterr()
+    assert '1 trained, 0 reused, 1 failed' in got.out and got.out.rstrip().endswith('index.html') and 'failed b: out of luck' in got.err
+    monkeypatch.setattr(rep, 'report', lambda *a: pytest.fail('a shard builds no report'))
+    main(['reproduce', '--out', str(tmp_path), '--shard', '1/2'])
+
+STOPPED = textwrap.dedent('''
+    import sys
+    from pathlib import Path
+    from deepfakenb import launch
+    from deepfakenb.cli import reproduce as rep
+    from deepfakenb.cli.main import main
+    launch.TRAIN_NOTEBOOK = Path(sys.argv[1])
+    rep.make_data = lambda specs, progress=None: ({}, {})
+    sys.exit(main(['reproduce', '--out', sys.argv[2]]))
+''')
+
+def test_ctrl_c(tmp_path):
+    "Interrupted during a training: one line that says how to go on, code 130, no process left."
+    real = nbformat.read(HERE.parent/'nbs'/'experiments'/'train.ipynb', 4)
+    cells = [c for c in real.cells if c.cell_type == 'code' and ('parameters' in c.metadata.get('tags', []) or c.source.startswith('from typing'))]
+    code = "import os, time, pathlib; pathlib.Path(out).mkdir(exist_ok=True, parents=True); (pathlib.Path(out)/'pid').write_text(str(os.getpid())); time.sleep(100)"
+    nbformat.write(nbformat.v4.new_notebook(cells=[*cells, nbformat.v4.new_code_cell(code)], metadata=real.metadata), tmp_path/'train.ipynb')
+    p = subprocess.Popen([PYTHON, '-c', STOPPED, str(tmp_path/'train.ipynb'), str(tmp_path/'reports')], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pid, began = tmp_path/'reports'/'pid', time.monotonic()
+    while not (pid.is_file() and pid.read_text()) and time.monotonic()-began < 120: time.sleep(.1)
+    p.send_signal(signal.SIGINT)
+    out, err = p.communicate(timeout=60)
+    last = err.strip().split('\n')[-1]
+    assert p.returncode == 130 and last.startswith('stopped; 0 runs were finished, 4 are left') and 'same command' in last and 'Traceback' not in err, err
+    import psutil
+    left = int(pid.read_text())
+    assert not psutil.pid_exists(left) or psutil.Process(left).status() == psutil.STATUS_ZOMBIE   # nobody may have asked for its exit code
