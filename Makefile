@@ -39,4 +39,4 @@ export: .venv/.ready ## write deepfakenb/ from nbs/, clean the notebooks, write 
 	@$(MAKE) --no-print-directory readme
 
 readme: .venv/.ready
-	@$(BIN)/jupyter nbconvert --log-level=ERROR --to markdown nbs/index.ipynb --output-dir . --output README --NbConvertApp.output_files_dir=nbs/images
+	@$(BIN)/jupyter nbconvert --log-level=ERROR --no-input --to markdown nbs/index.ipynb --output-dir . --output README --NbConvertApp.output_files_dir=nbs/images

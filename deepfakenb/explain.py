@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['Records', 'join', 'attentions', 'record', 'rows', 'enlarge', 'heat', 'weight_map', 'spread', 'on_grid', 'from_tokens',
-           'palette', 'colours', 'overlay', 'font', 'fitted', 'panel', 'beside', 'stacked', 'png']
+           'palette', 'colours', 'overlay', 'font', 'fitted', 'panel', 'beside', 'stacked', 'packed', 'png', 'jpeg']
 
 # %% ../nbs/86_explain.ipynb #49428e53
 import contextlib
@@ -153,7 +153,7 @@ def overlay(image: np.ndarray, # uint8 (H, W, 3)
     alpha = (strength*np.sqrt(scaled))[..., None]
     return (image*(1-alpha)+colour*alpha).round().astype(np.uint8)
 
-# %% ../nbs/86_explain.ipynb #8cbffa5f
+# %% ../nbs/86_explain.ipynb #96f18142
 @cache
 def font(size: int, bold: bool = False):
     "DejaVu Sans, which matplotlib ships."
@@ -197,11 +197,15 @@ def stacked(strips: list[np.ndarray] # uint8 (h, w, 3) of any widths
     w = max(s.shape[1] for s in strips)
     return np.concatenate([np.pad(s, ((0, 0), (0, w-s.shape[1]), (0, 0)), constant_values=255) for s in strips])
 
-def png(image: np.ndarray # uint8 (H, W, 3)
-       ) -> bytes:
-    "PNG file of a picture, packed for speed."
+def packed(image: np.ndarray, # uint8 (H, W, 3)
+           kind: str = 'PNG', **options # format of the file, and Pillow's options for it
+          ) -> bytes:
+    "A picture as the bytes of a file."
     import io
     from PIL import Image
     out = io.BytesIO()
-    Image.fromarray(image).save(out, 'PNG', compress_level=1)
+    Image.fromarray(image).save(out, kind, **options)
     return out.getvalue()
+
+def png(image: np.ndarray) -> bytes: return packed(image, compress_level=1)               # fast, nothing is lost
+def jpeg(image: np.ndarray) -> bytes: return packed(image, 'JPEG', quality=85, subsampling=0)   # small, for pages that keep their pictures

@@ -94,10 +94,10 @@ def _svg_row(path, label): # a TextPath at 100 units an em -> SVG element
     return (f'<svg class="math" role="img" aria-label="{label}" viewBox="{x0:.1f} {-up:.1f} {x1-x0:.1f} {up+down:.1f}" '
             f'style="height:{(up+down)/95:.3f}em;vertical-align:{-down/95:.3f}em"><title>{label}</title><path d="{d}"/></svg>')
 
-# %% ../nbs/85_pages.ipynb #02b87870
+# %% ../nbs/85_pages.ipynb #3b8d41c1
 TEMPLATE = '''{%- extends 'basic/index.html.j2' -%}
 {%- block input_group -%}{%- if cell.source.strip() -%}<details class="code"><summary>code</summary>{{ super() }}</details>{%- endif -%}{%- endblock -%}
-{%- block in_prompt -%}{%- endblock -%}{%- block empty_in_prompt -%}{%- endblock -%}{%- block output_prompt -%}{%- endblock -%}'''
+{%- block in_prompt -%}{%- endblock -%}{%- block empty_in_prompt -%}{%- endblock -%}{%- block output_area_prompt -%}{%- endblock -%}'''
 SHOWN = ['text/html', 'image/svg+xml', 'image/png', 'image/jpeg', 'text/markdown', 'text/latex', 'text/plain']
 
 def _renderer(links): # links: file names that may be linked -> page
@@ -122,7 +122,7 @@ def offline(text: str # HTML
     "Remove every script, and every element that would fetch something."
     text = re.sub(r'<script\b.*?</script\s*>', '', text, flags=re.S | re.I)
     text = re.sub(r'<(link|iframe|embed|object|base)\b[^>]*>', '', text, flags=re.I)
-    return re.sub(r'<(img|source|video|audio)\b[^>]*\bsrc\s*=\s*["\']?(?!data:)[^>]*>', '', text, flags=re.I)
+    return re.sub(r'''<(img|source|video|audio)\b[^>]*\bsrc\s*=\s*("(?!data:)|'(?!data:)|(?!["']|data:))[^>]*>''', '', text, flags=re.I)
 
 # %% ../nbs/85_pages.ipynb #f2be7a16
 @cache

@@ -158,7 +158,7 @@ def fill(numbers: list[dict], # `reported(...)`
             if run is not None and measure.guesses: lines.append(_line(guess, *key, estimate=measure.guesses(run)[guess]))
     return lines
 
-# %% ../nbs/83_results.ipynb #cecc4725
+# %% ../nbs/83_results.ipynb #39822f66
 def found_run(spec, out=None): # a RunSpec -> (Run or None, what to say about it)
     "The finished run of a specification, also one that earlier code made, and the reason where there is none."
     from deepfakenb.runs import failure, find
@@ -179,9 +179,11 @@ def cells_of(table_id: str, # 'p1_table1' …
     try: spec = get(paper).tables.get(table_id)
     except UserError: spec = None
     if spec is None: return title, 'none', []
-    cells, kinds = [], set()
+    cells, kinds, known = [], set(), {}
     for c in spec.cells(preset):
-        found = [found_run(s, out) for s in c.specs or ()]
+        for s in c.specs:
+            if s.id not in known: known[s.id] = found_run(s, out)
+        found = [known[s.id] for s in c.specs]
         runs = tuple(r for r, _ in found if r)
         kinds |= {r.provenance['data_kind'] for r in runs}
         said = '; '.join(dict.fromkeys(why for r, why in found if why and (r or not c.reason)))   # of a run that is here, or should be

@@ -92,6 +92,13 @@ def test_half_precision_autocast_stays_close():
         with torch.autocast('cpu', torch.bfloat16): rough = m(images(), *inputs)
     assert rough.dtype == torch.bfloat16 and (rough.float()-full).abs().max() < .1*full.abs().max()+.05
 
+def test_a_model_can_be_cast():
+    m = small('seqfakeformer').eval()
+    full = m.predict(images()).probabilities
+    for dtype, near in ((torch.float64, 1e-4), (torch.bfloat16, .1)):
+        m = small('seqfakeformer').to(dtype)
+        assert (m.predict(images().to(dtype)).probabilities-full)[:, 0].abs().max() < near
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
 def test_cuda_agrees():
     for name in SMALL:

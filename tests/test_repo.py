@@ -107,7 +107,7 @@ def test_every_requirement_is_pinned(root):
     assert not re.search(r'https?://|file:', (root/'constraints.txt').read_text())
 
 def test_readme_is_written_from_the_index(root, tmp_path):
-    r = run(BIN/'jupyter', 'nbconvert', '--log-level=ERROR', '--to', 'markdown', root/'nbs'/'index.ipynb', '--output-dir', tmp_path,
+    r = run(BIN/'jupyter', 'nbconvert', '--log-level=ERROR', '--no-input', '--to', 'markdown', root/'nbs'/'index.ipynb', '--output-dir', tmp_path,
             '--output', 'README', '--NbConvertApp.output_files_dir=nbs/images', cwd=root)
     assert r.returncode == 0, r.stderr
     assert (tmp_path/'README.md').read_text() == (root/'README.md').read_text(), 'run `make export`'

@@ -99,7 +99,7 @@ def save_figure(fig, # a matplotlib figure
                runs=sorted(set(runs)), commit=commit(), width=width, height=height))
     return folder/f'{id}.png'
 
-# %% ../../nbs/84_figures.base.ipynb #eb313aa1
+# %% ../../nbs/84_figures.base.ipynb #385827f0
 def show_figure(fig, # a matplotlib figure; closed afterwards
                 id: str, # 'figure09' …
                 folder: Path|str|None, # where to keep it; None: only show it
@@ -109,8 +109,14 @@ def show_figure(fig, # a matplotlib figure; closed afterwards
                ):
     "Display a figure with its caption and, given a folder, save it."
     import io, matplotlib.pyplot as plt
+    from PIL import Image as Picture
     from IPython.display import Image, Markdown, display
-    if folder is not None: save_figure(fig, id, folder, caption=caption, **facts)
-    else: mark(fig, facts.get('preset'), facts.get('data'))
-    buffer = io.BytesIO(); fig.savefig(buffer, dpi=125, facecolor='white', metadata={'Software': None}); plt.close(fig)
+    buffer = io.BytesIO()
+    if folder is None:
+        mark(fig, facts.get('preset'), facts.get('data'))
+        fig.savefig(buffer, dpi=125, facecolor='white', metadata={'Software': None})
+    else:   # the saved picture, smaller
+        saved = Picture.open(save_figure(fig, id, folder, caption=caption, **facts)).convert('RGB')
+        saved.resize([round(n*125/220) for n in saved.size], Picture.Resampling.LANCZOS).quantize(256, Picture.Quantize.MEDIANCUT, dither=Picture.Dither.NONE).save(buffer, format='PNG', optimize=True)
+    plt.close(fig)
     display(Image(buffer.getvalue(), alt=facts.get('alt') or caption), Markdown(f'**{id.replace("figure0", "Figure ").replace("figure", "Figure ").replace("_", " ")}.** {caption}'))

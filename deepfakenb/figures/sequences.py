@@ -15,7 +15,7 @@ SHORT = dict(eyebrow='brow', Bangs='bangs', Eyeglasses='glasses', Beard='beard',
 # printed below Figure 3 of Shao et al.: shares of lengths 1 to 5 of the components track, in percent
 PRINTED_LENGTHS = (20.48, 20.06, 18.62, 20.88, 19.96)
 
-# %% ../../nbs/84_figures.sequences.ipynb #c680acca
+# %% ../../nbs/84_figures.sequences.ipynb #008cd41e
 def edits_below(sequence: str # 'eye-nose-lip' or 'original'
                ) -> str: # one edit a line
     "A sequence's name as a stack of numbered edits."
@@ -32,7 +32,7 @@ def faces(axes, # as many axes as images
         ax.grid(False); ax.set_xticks([]); ax.set_yticks([]); ax.set_anchor('N')
         for s in ax.spines.values(): s.set_visible(False)
         if image is None: ax.set_axis_off(); continue
-        ax.imshow(image, interpolation='lanczos')
+        ax.imshow(image, interpolation='bicubic')
         for k, line in enumerate(text.split('\n')):    # each line on its own base line: even spacing
             ax.annotate(line, (.5, 0), (0, -9-8.5*k), 'axes fraction', 'offset points', ha='center', va='baseline', fontsize=7, color=colour, annotation_clip=False)
 

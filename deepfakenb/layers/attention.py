@@ -125,7 +125,7 @@ class MLP(nn.Module):
 
 SECA_MODES = ('none', 'plain', 'single-head', 'multi-head')
 
-# %% ../../nbs/20_layers.attention.ipynb #09a90c32
+# %% ../../nbs/20_layers.attention.ipynb #0d19df3e
 class SECA(nn.Module):
     "Spatially Enhanced Cross-Attention (paper 1, Eq. 2–6); options are checked, a wrong one raises `UserError`."
     def __init__(self, width: int, heads: int, # of the attention
@@ -155,7 +155,7 @@ class SECA(nn.Module):
         "log M of each token, and the centre for the layers that follow."
         if self.mode == 'none': return None, None
         with torch.autocast(tokens.device.type, enabled=False):
-            x = self.norm4(tokens if tokens.dtype == torch.float64 else tokens.float())
+            x = self.norm4(tokens.to(self.norm4.weight.dtype))
             if hasattr(self, 'point1'):
                 c = self.point1(x).sigmoid()
                 centre = torch.stack([c[..., 0]*grid[1], c[..., 1]*grid[0]], -1)
