@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'TRAIN_NOTEBOOK', 'Parameter', 'notebook_parameters', 'check_parameters', 'Kernel', 'tidy', 'tidy_text',
-           'run_notebook', 'Task', 'shard', 'plan', 'data_key', 'Summary', 'explain_failure', 'launch']
+           'run_notebook', 'run_watched', 'Task', 'shard', 'plan', 'data_key', 'Summary', 'explain_failure', 'launch']
 
 # %% ../nbs/81_launch.ipynb #c9eb35f5
 import ast, difflib, json, os, queue, re, signal, threading, time
@@ -112,7 +112,7 @@ def _engine() -> str: # its name in papermill
     papermill_engines.register('deepfakenb', SharedKernel)
     return 'deepfakenb'
 
-# %% ../nbs/81_launch.ipynb #86c1fc40
+# %% ../nbs/81_launch.ipynb #daa84a31
 def tidy(path: Path, # an executed notebook
          out: Path|None = None # a folder that is told as `reports`
         ):
@@ -146,6 +146,20 @@ def run_notebook(path: Path|str, # a notebook with a typed `parameters` cell
         if kernel is None: mine.close()
         if output.is_file(): tidy(output, out)
     return output
+
+def run_watched(path: Path|str, output: Path|str, parameters: dict, out: Path|None = None) -> Path: # as `run_notebook`
+    "`run_notebook` in another thread, so that Ctrl-C in this one ends the kernel and is raised as what it is."
+    kernel, ended = Kernel(), []
+    def work():
+        try: ended.append(run_notebook(path, output, parameters, kernel=kernel, out=out))
+        except Exception as e: ended.append(e)
+        finally: kernel.close()
+    thread = threading.Thread(target=work, daemon=True); thread.start()
+    try:
+        while thread.is_alive(): thread.join(.2)
+    except KeyboardInterrupt: kernel.kill(); thread.join(20); raise
+    if isinstance(ended[0], Exception): raise ended[0]
+    return ended[0]
 
 # %% ../nbs/81_launch.ipynb #14002303
 @dataclass

@@ -24,7 +24,7 @@ def orders_of(labels # (N, 5), of the validation split
         orders[edits] = orders.get(edits, 0)+1
     return found
 
-# %% ../nbs/83_order.ipynb #81bafaec
+# %% ../nbs/83_order.ipynb #592721b0
 @dataclass(frozen=True)
 class OrderEvidence:
     "How often the order was right where memory does not help, for the model and for the best guess from memory."
@@ -43,6 +43,7 @@ class OrderEvidence:
         if self.low > 0: return 'yes: the order is right more often than memory explains'
         return 'not shown: the gain over memory is within its interval' if self.high >= 0 else 'no: worse than memory'
 
+# %% ../nbs/83_order.ipynb #17dcf7e8
 def order_evidence(val_labels, # (M, 5) true labels of the validation split: what can be remembered
                    labels, # (N, 5) true labels of the test split
                    predictions, # (N, 5) or (R, N, 5): one or several runs' answers

@@ -57,7 +57,7 @@ def page(title: str, # of the window and, unless the body has its own, of the pa
             f'<a class="skip" href="#content">Skip to the content</a><header class="top">{top}</header><main id="content">\n{body}\n</main>'
             '<footer>Made by deepfakenb. This page loads nothing from anywhere.</footer></body></html>\n')
 
-# %% ../nbs/85_pages.ipynb #de21533d
+# %% ../nbs/85_pages.ipynb #a38c47a4
 _SAME = {r'\operatorname': r'\mathrm', r'\tfrac': r'\frac', r'\text': r'\mathrm', r'\lVert': r'\Vert ', r'\rVert': r'\Vert ', r'\lvert': '|', r'\rvert': '|', r'\top': r'\mathsf{T}',
          r'\bigl': '', r'\bigr': '', r'\Bigl': '', r'\Bigr': '', r'\big': '', r'\Big': '', r'\bigg': '', r'\displaystyle': '', r'\limits': '', r'\nolimits': '', r'\tag': r'\qquad ', r'\le ': r'\leq ', r'\ge ': r'\geq '}
 
@@ -65,7 +65,7 @@ def _plain_tex(source: str) -> list[str]: # lines in matplotlib's dialect
     "Spell a formula with the commands that matplotlib knows; one line a row."
     s = re.sub(r'\\(begin|end)\{(aligned|align|align\*|split|gathered|equation|equation\*|cases)\}', '', source)
     for a, b in _SAME.items(): s = re.sub(re.escape(a)+(r'(?![a-zA-Z])' if not a.endswith(' ') else ''), lambda _: b, s)
-    s = re.sub(r'\\(sqrt|hat|bar|tilde) +(\w)', r'\\\1{\2}', s)
+    s = re.sub(r'\\(sqrt|hat|bar|tilde|vec|mathbf|mathrm|mathcal|mathbb|mathsf) *(\w|\\[a-zA-Z]+)', r'\\\1{\2}', s)
     s = re.sub(r'\\mathrm\{([^{}]*)\}', lambda m: r'\mathrm{'+m[1].replace(' ', r'\ ')+'}', s)
     return [' '.join(r.replace(r'\&', '\0').replace('&', ' ').replace('\0', r'\&').split()) for r in re.split(r'\\\\', s) if r.strip()]
 

@@ -141,7 +141,7 @@ def provenance_rows(folder: Path) -> list[tuple[str, str]]:
             ('runs', f'{len(runs)}, {duration(total)} in all'), ('hardware of the runs', e(f"GPU {several('gpu')}; {several('cpus')} processor cores; {several('machine')}")),
             ('software of this report', e(', '.join(f'{k} {v}' for k, v in now['versions'].items())+f", Python {now['python']}")), ('written', e(now['time']))]
 
-# %% ../nbs/85_report.ipynb #cd2ab09b
+# %% ../nbs/85_report.ipynb #19f353d6
 def notebooks_of(folder: Path) -> dict[str, tuple[Path, str, str]]: # key -> (notebook, page, kind)
     "The executed notebooks of a report: papers and others, runs, failed runs."
     found = {p.name: (p, f'notebooks/{p.stem}.html', 'notebook') for p in sorted((folder/'notebooks').glob('*.ipynb'))}
@@ -161,14 +161,14 @@ def write_notebooks(folder: Path) -> tuple[dict[str, str], list[str]]: # noteboo
         if f'notebooks/{old.name}' not in pages.values(): old.unlink()
     return pages, bad
 
-def build_index(folder: Path|str, # <out>/<preset>, the folder's name is the preset
-                write=write_notebooks # how notebooks become pages
+# %% ../nbs/85_report.ipynb #268c6af5
+def build_index(folder: Path|str # <out>/<preset>, the folder's name is the preset
                ) -> Path: # the page
     "Write `index.html` and the pages it links to; whatever is missing or damaged is named on the page."
     folder = Path(os.path.abspath(folder))
     preset = folder.name
     if preset not in PRESETS: raise UserError(f"{shown(folder)}: the folder of a preset is needed, one of {', '.join(PRESETS)}", 2)
-    pages, bad = write(folder)
+    pages, bad = write_notebooks(folder)
     sections, missing = [], []
     for paper in PAPERS:
         text, gaps, wrong = paper_html(paper, folder, pages)

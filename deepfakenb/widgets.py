@@ -4,14 +4,14 @@
 __all__ = ['State', 'closed', 'with_token', 'move_token', 'Look', 'Explorer', 'picture', 'Row', 'table', 'text',
            'AttentionExplorer']
 
-# %% ../nbs/88_widgets.ipynb #1c6c0ae9
+# %% ../nbs/88_widgets.ipynb #6ef63ec7
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 import numpy as np
 import torch
 from torch import nn
 from .core import UserError
-from .explain import Records, beside, colours, from_tokens, heat, overlay, panel, png, record, spread, weight_map
+from .explain import Records, beside, colours, from_tokens, heat, jpeg, overlay, panel, png, record, spread, weight_map
 from .predict import model_input
 from .vocab import NA, STEPS, TOKENS, Vocabulary
 
@@ -167,7 +167,7 @@ def text(explorer: Explorer, state: State # what is explored, what of it
     given, own = _answer(explorer, state.tokens), _answer(explorer, explorer.own(state.image))
     return f'<div>given to the decoder: <b>{given}</b> &nbsp; the model alone: <b>{own}</b></div><table>{body}</table>'
 
-# %% ../nbs/88_widgets.ipynb #f6e266f3
+# %% ../nbs/88_widgets.ipynb #c6c60407
 class AttentionExplorer:
     "Explore a model's attention in a notebook: choose picture, step, head and attention; change or move the tokens given to the decoder."
     def __init__(self, model, images, labels=None, *, vocabulary, size=224, state=None): # as in `Explorer`; state: what to show first
@@ -220,4 +220,4 @@ class AttentionExplorer:
     def _repr_mimebundle_(self, **kwargs): # what a notebook shows: the controls, or the picture where there is no kernel
         from base64 import b64encode
         live = self.box._repr_mimebundle_(**kwargs)
-        return {**live, 'image/png': b64encode(self.image.value).decode(), 'text/plain': f'AttentionExplorer({self.explorer.model.name}, {self.state})'}
+        return {**live, 'image/jpeg': b64encode(jpeg(picture(self.explorer, self.state))).decode(), 'text/plain': f'AttentionExplorer({self.explorer.model.name}, {self.state})'}

@@ -57,7 +57,7 @@ def test_experiments_and_papers_have_one_typed_parameters_cell(root):
         assert len(cells) == 1, f'{p.name}: {len(cells)} cells tagged parameters'
         for line in cells[0].source.splitlines():
             if line.strip() and not line.startswith('#'):
-                assert re.match(r'\w+\s*:\s*[\w\[\], |]+\s*=', line), f'{p.name}: untyped parameter {line!r}'
+                assert re.match(r"""\w+\s*:\s*[\w\[\], |'"-]+\s*=""", line), f'{p.name}: untyped parameter {line!r}'
 
 def test_notebooks_carry_outputs_and_no_errors(root):
     for p in notebooks(root):

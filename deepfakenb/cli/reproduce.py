@@ -4,8 +4,8 @@
 __all__ = ['Order', 'protocols_of', 'wanted', 'holes', 'Progress', 'make_data', 'describe', 'report', 'reproduce', 'command',
            'dry', 'finish']
 
-# %% ../../nbs/89_cli.reproduce.ipynb #7fdb53f9
-import os, time
+# %% ../../nbs/89_cli.reproduce.ipynb #6d728a83
+import os, sys, time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Optional
@@ -48,15 +48,15 @@ def holes(order: Order, protocols: list) -> dict[str, int]: # reason -> numbers
     tables = [p.table(order.table) for p in protocols] if order.table else [t for p in protocols for t in p.tables.values()]
     return dict(Counter(c.reason for t in tables for c in t.cells(order.preset) if c.reason))
 
-# %% ../../nbs/89_cli.reproduce.ipynb #17693ea1
+# %% ../../nbs/89_cli.reproduce.ipynb #582a41f3
 class Progress:
     "One bar over all the work on a terminal; in a log, a line whenever something begins."
     def __init__(self, steps: dict): # name of a step -> expected seconds
         from rich.console import Console
         from rich.progress import BarColumn, Progress as Bar, TaskProgressColumn, TextColumn, TimeElapsedColumn
         self.steps, self.done, self.now, self.said = steps, 0., None, None
-        self.quiet, self.console = bool(os.environ.get('DEEPFAKENB_QUIET')), Console(stderr=True)
-        live = self.console.is_terminal and not self.quiet
+        self.quiet, self.console = bool(os.environ.get('DEEPFAKENB_QUIET')), Console(stderr=True, force_jupyter=False)
+        live = sys.stderr.isatty() and not self.quiet
         self.bar = Bar(TextColumn('{task.description}'), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), console=self.console, transient=True) if live else None
         if self.bar: self.bar.start(); self.task = self.bar.add_task('', total=sum(steps.values()))
     def begin(self, step: str, text: str):
@@ -71,7 +71,7 @@ class Progress:
     def close(self):
         if self.bar: self.bar.stop()
 
-# %% ../../nbs/89_cli.reproduce.ipynb #7d49a5a3
+# %% ../../nbs/89_cli.reproduce.ipynb #606b8054
 def make_data(specs: list, progress=None) -> tuple[dict, dict]: # (source, track, preset) -> root; -> fingerprint
     "The datasets of some runs, generated where they do not exist."
     from deepfakenb.data.seqdeepfake import SeqDeepFake
@@ -92,14 +92,14 @@ def describe(tasks: list, gaps: dict) -> None:
     from deepfakenb.cli.runs import clock
     table = Table('run', 'what', 'would', 'last time', 'why', box=None)
     for t in tasks: table.add_row(t.spec.id, t.spec.title, dict(train='be trained', reuse='be reused', wait='be waited for')[t.state], clock(t.seconds), t.note)
-    console = Console(); console.width = console.width if console.is_terminal else 160
+    console = Console(); console.width = console.width if sys.stdout.isatty() else 160
     console.print(table)
     todo = [t for t in tasks if t.state == 'train']
     known = [t.seconds for t in todo if t.seconds]
     typer.echo(f"{len(todo)} of {len(tasks)} runs to train" + (f'; those that ran before took {clock(sum(known))}' if known else ''))
     for reason, n in gaps.items(): typer.echo(f'{n} numbers stay empty: {reason}')
 
-# %% ../../nbs/89_cli.reproduce.ipynb #9e398acb
+# %% ../../nbs/89_cli.reproduce.ipynb #e24a8b64
 def report(order: Order, protocols: list, progress) -> Path: # of index.html
     "Execute the papers' notebooks and build the page."
     from deepfakenb import launch
@@ -109,7 +109,7 @@ def report(order: Order, protocols: list, progress) -> Path: # of index.html
         progress.begin(f'report {p.paper}', f'tables and figures: {p.paper}')
         tables = [order.table] if order.table in p.tables else list(p.tables)
         try:
-            launch.run_notebook(ROOT/'nbs'/p.notebook, folder/'notebooks'/Path(p.notebook).name,
+            launch.run_watched(ROOT/'nbs'/p.notebook, folder/'notebooks'/Path(p.notebook).name,
                                 dict(preset=order.preset, out=str(order.reports.resolve()), tables=tables), out=order.reports)
         except UserError: raise
         except Exception as e: raise UserError(f'{shown(folder/"notebooks"/Path(p.notebook).name)}: {launch.explain_failure(e)}; open the notebook to see where') from e

@@ -3,7 +3,8 @@
 # %% auto #0
 __all__ = ['app', 'Out', 'clock', 'score', 'list_', 'show']
 
-# %% ../../nbs/89_cli.runs.ipynb #94161eda
+# %% ../../nbs/89_cli.runs.ipynb #0e33bd98
+import sys
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
@@ -25,7 +26,7 @@ def score(run, name: str # 'fixed' or 'adaptive'
     value = run.metrics['test'][name][f'{name}_acc']
     return '-' if value is None else f'{value:.2f}'
 
-# %% ../../nbs/89_cli.runs.ipynb #828b7091
+# %% ../../nbs/89_cli.runs.ipynb #c85fe7c1
 @app.command('list')
 def list_(preset: Annotated[Optional[str], typer.Option(help='Only this preset.', show_default='all')] = None, out: Out = None):
     """List the finished runs with their test accuracy.
@@ -42,7 +43,7 @@ def list_(preset: Annotated[Optional[str], typer.Option(help='Only this preset.'
         preset = r.path.parent.parent.name
         if r.problem: table.add_row(r.id, preset, '', '', '', '', '[red]damaged[/]'); continue
         table.add_row(r.id, preset, r.spec.title, score(r, 'fixed'), score(r, 'adaptive'), clock(r.provenance.get('duration_s')), 'stale' if r.stale else 'current')
-    console = Console(); console.width = console.width if console.is_terminal else 160
+    console = Console(); console.width = console.width if sys.stdout.isatty() else 160
     console.print(table)
     for r in found:
         if r.problem: typer.echo(f'error: {r.problem}', err=True)

@@ -64,28 +64,28 @@ def predict(path: Annotated[Path, typer.Argument(metavar='IMAGE_OR_FOLDER', help
         typer.echo(j.dumps(as_document(detector, answers), indent=1, ensure_ascii=False))
     finish(answers, path, out)
 
-# %% ../../nbs/89_cli.use.ipynb #44de70fc
+# %% ../../nbs/89_cli.use.ipynb #c2339d72
 def finish(answers, # `Answers`
            path: Path, out: Path # what was asked for, where pictures were written
           ):
     "Tell what was set aside on the error stream, and leave with the right exit code."
     from deepfakenb.core import shown
     done, aside = len(answers.done), len(answers.aside)
+    if answers.stopped: raise UserError(f'stopped: {done} of {answers.total} pictures are done and whole in {shown(out)}; run it again for the rest', 130)
     if not path.is_dir():
         if aside: raise UserError(answers.aside[0][1])
-    else:
-        for _, why in answers.aside: typer.echo(f'set aside: {why}', err=True)
-        typer.echo(f'{done} of {answers.total} pictures judged, {aside} set aside; pictures in {shown(out)}', err=True)
-    if answers.stopped: raise UserError(f'stopped: {done} of {answers.total} pictures are done and whole in {shown(out)}; run it again for the rest', 130)
+        return
+    for _, why in answers.aside: typer.echo(f'set aside: {why}', err=True)
+    typer.echo(f'{done} of {answers.total} pictures judged, {aside} set aside; pictures in {shown(out)}', err=True)
     if not done: raise UserError(f'{shown(path)}: none of {answers.total} pictures could be judged; see the reasons above')
 
-# %% ../../nbs/89_cli.use.ipynb #5c7e1b02
+# %% ../../nbs/89_cli.use.ipynb #f425e20b
 @checkpoint.command('import')
 def import_checkpoint(file: Annotated[Path, typer.Argument(help="The authors' .pt file.")],
                       out: Annotated[Path, typer.Argument(help='The safetensors file to write.')],
                       track: Annotated[Optional[str], typer.Option(help='components or attributes: which track it was trained on.')] = None,
                       size: Annotated[int, typer.Option(min=16, max=1024, help='Side of its pictures, in pixels.')] = 256,
-                      best: Annotated[str, typer.Option(help='Which of its two states: fixed or adaptive.')] = 'adaptive'):
+                      best: Annotated[str, typer.Option(help='Which of its two states: fixed or adaptive; both writes two files into the folder OUT.')] = 'adaptive'):
     "Turn a published SeqFakeFormer checkpoint into safetensors."
     from deepfakenb.core import shown
     from deepfakenb.models.checkpoints import import_published

@@ -31,8 +31,8 @@ def crop_square(image: np.ndarray, # (H, W, 3) uint8
     cut = image[rows[:, None], cols]
     return cut if size is None else np.array(Image.fromarray(cut).resize((size, size), Image.Resampling.LANCZOS))
 
-# %% ../../nbs/16_data.facefind.ipynb #232edfff
-PASSES = 640, 1280   # longer side looked at, px: first the fast one
+# %% ../../nbs/16_data.facefind.ipynb #944dd21c
+PASSES = 800, 1600   # longer side looked at, px: first the fast one
 SMALLEST = 16        # a picture with a shorter side than this holds no face that could be judged, px
 
 @cache

@@ -44,7 +44,7 @@ def cut(model, # nn.Module
     visit('', model)
     return found
 
-# %% ../../nbs/84_figures.architecture.ipynb #22467932
+# %% ../../nbs/84_figures.architecture.ipynb #f8f98f10
 def _tensors(x): # all tensors in nested arguments
     import torch
     if isinstance(x, torch.Tensor): yield x
@@ -62,6 +62,7 @@ def _sources(tensor, made): # names of the blocks whose outputs a tensor was com
         queue += [n for n, _ in node.next_functions if n is not None]
     return found
 
+# %% ../../nbs/84_figures.architecture.ipynb #f1a72e70
 def _kind(module): # class; of a list with one module, that module's
     import torch.nn as nn
     return type(module[0] if isinstance(module, nn.Sequential) and len(module) == 1 else module).__name__
@@ -167,7 +168,7 @@ def _box_text(b: Block, width: int) -> list[tuple[str, dict]]: # lines of a box 
     if b.parameters: lines.append((people(b.parameters), dict(color=INK)))
     return lines
 
-# %% ../../nbs/84_figures.architecture.ipynb #c3f94f60
+# %% ../../nbs/84_figures.architecture.ipynb #a429865c
 def architecture_figure(model, # nn.Module
                         inputs: dict, # name -> tensor
                         *,
@@ -196,6 +197,7 @@ def architecture_figure(model, # nn.Module
     ax.set_title(title or f'{type(model).__name__}: {people(all_)} parameters, {people(trained)} of them trained')
     return fig
 
+# %% ../../nbs/84_figures.architecture.ipynb #607d358b
 def _draw_box(ax, b, x, y, w, h, lines, parts, line): # top left corner; returns left, right, top, bottom
     from matplotlib.patches import FancyBboxPatch
     def patch(x, y, w, h, colour, share, ls='-'):

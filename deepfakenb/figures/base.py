@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['WIDTH', 'SMALLEST_FONT', 'INK', 'PALE', 'LIGHT', 'FOOT', 'palette', 'theme', 'new_figure', 'provenance_line',
-           'small_texts', 'mark', 'fewer_colours', 'save_figure', 'show_figure']
+           'small_texts', 'mark', 'fewer_colours', 'save_figure', 'figure_title', 'show_figure']
 
 # %% ../../nbs/84_figures.base.ipynb #c2c3f31a
 import contextlib
@@ -46,7 +46,7 @@ def new_figure(width: str = 'double', # 'single' or 'double'
     fig.get_layout_engine().set(rect=(0, FOOT/height, 1, 1-FOOT/height))
     return fig, axes
 
-# %% ../../nbs/84_figures.base.ipynb #508c8706
+# %% ../../nbs/84_figures.base.ipynb #2daf169a
 def provenance_line(preset: str|None, # 'smoke', 'bench', 'paper', or None where no run is shown
                     data: str|None # 'synthetic', 'real', or None
                    ) -> str: # '' where there is nothing to say
@@ -66,6 +66,7 @@ def mark(fig, preset: str|None, data: str|None):
     if line and not any(t.get_gid() == 'provenance' for t in fig.texts):
         fig.text(.995, .02/fig.get_figheight(), line, ha='right', va='bottom', fontsize=SMALLEST_FONT, color=PALE, gid='provenance', in_layout=False)
 
+# %% ../../nbs/84_figures.base.ipynb #f8470e70
 def fewer_colours(path: Path, dpi: int):
     "Rewrite a PNG with 256 colours of its own choice: a third of the size, no difference in print; the SVG keeps every colour."
     from PIL import Image
@@ -88,6 +89,7 @@ def save_figure(fig, # a matplotlib figure
     import matplotlib as mpl
     if small := small_texts(fig): raise ValueError(f'{id}: smaller than {SMALLEST_FONT} pt: {small[:3]}')
     mark(fig, preset, data)
+    fig.draw_without_rendering(); fig.set_layout_engine('none')    # the layout is solved once, not for every format
     folder = Path(folder)
     with mpl.rc_context({'svg.hashsalt': 'deepfakenb', 'svg.fonttype': 'path', 'text.hinting': 'none'}):
         for suffix, options in dict(png=dict(dpi=dpi, metadata={'Software': None}), svg=dict(metadata={'Date': None, 'Creator': None})).items():
@@ -99,7 +101,14 @@ def save_figure(fig, # a matplotlib figure
                runs=sorted(set(runs)), commit=commit(), width=width, height=height))
     return folder/f'{id}.png'
 
-# %% ../../nbs/84_figures.base.ipynb #385827f0
+# %% ../../nbs/84_figures.base.ipynb #1c0b45eb
+def figure_title(id: str # 'figure05', or 'figure_learning_curves' for one that no paper has
+                ) -> str: # 'Figure 5', 'Learning curves'
+    "How a caption begins."
+    import re
+    m = re.fullmatch(r'figure0*(\d+)', id)
+    return f'Figure {m[1]}' if m else id.removeprefix('figure').strip('_').replace('_', ' ').capitalize()
+
 def show_figure(fig, # a matplotlib figure; closed afterwards
                 id: str, # 'figure09' …
                 folder: Path|str|None, # where to keep it; None: only show it
@@ -111,12 +120,9 @@ def show_figure(fig, # a matplotlib figure; closed afterwards
     import io, matplotlib.pyplot as plt
     from PIL import Image as Picture
     from IPython.display import Image, Markdown, display
-    buffer = io.BytesIO()
-    if folder is None:
-        mark(fig, facts.get('preset'), facts.get('data'))
-        fig.savefig(buffer, dpi=125, facecolor='white', metadata={'Software': None})
-    else:   # the saved picture, smaller
-        saved = Picture.open(save_figure(fig, id, folder, caption=caption, **facts)).convert('RGB')
-        saved.resize([round(n*125/220) for n in saved.size], Picture.Resampling.LANCZOS).quantize(256, Picture.Quantize.MEDIANCUT, dither=Picture.Dither.NONE).save(buffer, format='PNG', optimize=True)
-    plt.close(fig)
-    display(Image(buffer.getvalue(), alt=facts.get('alt') or caption), Markdown(f'**{id.replace("figure0", "Figure ").replace("figure", "Figure ").replace("_", " ")}.** {caption}'))
+    if folder is not None: save_figure(fig, id, folder, caption=caption, **facts)
+    else: mark(fig, facts.get('preset'), facts.get('data'))
+    buffer = io.BytesIO(); fig.savefig(buffer, dpi=125, facecolor='white'); plt.close(fig)
+    small = Picture.open(buffer).convert('RGB').quantize(256, Picture.Quantize.MEDIANCUT, dither=Picture.Dither.NONE)
+    buffer = io.BytesIO(); small.save(buffer, format='PNG', optimize=True)
+    display(Image(buffer.getvalue(), alt=facts.get('alt') or caption), Markdown(f'**{figure_title(id)}.** {caption}'))

@@ -128,14 +128,14 @@ def region_scores(made: Tensor, # (B, 3, S, S) uint8, decoded
     return dict(psnr=float(10*torch.log10(255**2/inside((a-b)**2).clamp_min(1e-6))),
                 sharpness=float(inside(high_pass(a)**2)/inside(high_pass(b)**2).clamp_min(1e-6)))
 
-# %% ../../nbs/22_models.generator.ipynb #bab2b954
+# %% ../../nbs/22_models.generator.ipynb #6c09c4d9
 class SemanticField(nn.Module):
     "Location-specific directions of the attributes in the latent space (the paper, section 3, after Talk-to-Edit): velocity at a latent."
     def __init__(self, *,
                  channels: int = 8, # of the latent
                  attributes: int = 5, # how many fields
-                 width: int = 32, # channels on the latent's grid
-                 deep: int = 96 # channels on the coarser grids
+                 width: int = 64, # channels on the latent's grid
+                 deep: int = 128 # channels on the coarser grids
                 ):
         super().__init__()
         self.config = dict(channels=channels, attributes=attributes, width=width, deep=deep)
@@ -167,7 +167,7 @@ class SemanticField(nn.Module):
              latent: Tensor, # (B, channels, s, s)
              attribute: Tensor, # (B,) int64
              strength: Tensor, # (B,) signed: how much more (or less) of the attribute
-             steps: int = 4 # midpoint steps
+             steps: int = 1 # midpoint steps
             ) -> Tensor: # (B, channels, s, s)
         "Follow the field for `strength` units (midpoint rule); a negative strength walks back along the same curve."
         h = (strength/steps).to(latent)[:, None, None, None]
@@ -176,7 +176,7 @@ class SemanticField(nn.Module):
             latent = latent + h*self(half, attribute)
         return latent
 
-# %% ../../nbs/22_models.generator.ipynb #74a432c4
+# %% ../../nbs/22_models.generator.ipynb #993fa42a
 def field_loss(field: SemanticField, # being trained
                start: Tensor, # (B, C, s, s) latents with degree a0
                end: Tensor, # (B, C, s, s) the same people with degree a1
@@ -184,11 +184,11 @@ def field_loss(field: SemanticField, # being trained
                degrees: Tensor, # (B,) a1 - a0, not near 0
                at: Tensor # (B,) where between the two, 0..1
               ) -> Tensor: # (B,) 
-    "Squared error of the field against the difference quotient of a rendered pair, in units of the latent's spread."
+    "Error of the field against the difference quotient of a rendered pair, in units of the latent's spread: quadratic when small, linear when large."
     shape = (-1, 1, 1, 1)
     z = start + at.reshape(shape)*(end-start)
     wrong = (field(z, attribute) - (end-start)/degrees.reshape(shape))*degrees.reshape(shape)/field.std[:, None, None]
-    return (wrong**2).mean((1, 2, 3))
+    return ((wrong**2 + .01).sqrt() - .1).mean((1, 2, 3))
 
 # %% ../../nbs/22_models.generator.ipynb #ff4a84f4
 class Quality(nn.Module):

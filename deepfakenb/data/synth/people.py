@@ -45,7 +45,7 @@ def hash_normal(seed: Tensor, # int64, any shape
     a, b = hash_uniform(seed, *counters, 1), hash_uniform(seed, *counters, 2)
     return (-2*torch.log(a.clamp_min(1e-7))).sqrt()*torch.cos(2*math.pi*b)
 
-# %% ../../../nbs/11_data.synth.people.ipynb #7d430220
+# %% ../../../nbs/11_data.synth.people.ipynb #428eae4c
 @dataclass(frozen=True)
 class Faces:
     "People before a camera: float tensors with one row a face; who someone is, what they do, and how they are photographed are apart."
@@ -111,9 +111,9 @@ class Faces:
         "Several groups as one."
         return Faces(**{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Faces)})
 
-IDENTITY = tuple(f.name for f in fields(Faces))[:20]   # who
-STATE = tuple(f.name for f in fields(Faces))[20:26]    # what the face does
-SHOT = tuple(f.name for f in fields(Faces))[26:]       # how it is photographed
+# %% ../../../nbs/11_data.synth.people.ipynb #87c774a6
+_NAMES = tuple(f.name for f in fields(Faces))
+IDENTITY, STATE, SHOT = _NAMES[:20], _NAMES[20:26], _NAMES[26:]   # who, what the face does, how it is photographed
 
 # %% ../../../nbs/11_data.synth.people.ipynb #52af8ff5
 class _Draw:
@@ -131,7 +131,7 @@ class _Draw:
         return (self.u(name)[:, None] >= c).sum(1).clamp_max(weights.shape[1]-1)
     def seed(self, name: str) -> Tensor: return (self.u(name)*2**24).long()*2**20 + (self.u(name+'2')*2**20).long()
 
-# %% ../../../nbs/11_data.synth.people.ipynb #2983ba78
+# %% ../../../nbs/11_data.synth.people.ipynb #c35ba4ac
 _HAIR = torch.tensor([[.035, .028, .026], [.085, .052, .036], [.16, .092, .055], [.27, .165, .095], [.48, .33, .19], [.66, .50, .31], [.38, .14, .06], [.52, .50, .48]])
 _EYES = torch.tensor([[.075, .036, .018], [.14, .07, .03], [.19, .13, .055], [.15, .19, .12], [.16, .24, .32], [.24, .29, .33]])
 
@@ -145,7 +145,11 @@ def _hair_style(d: _Draw, masculine: Tensor, tone: Tensor) -> Tensor:
     w = woman + (man-woman)*(masculine > .5).float()[:, None]
     return d.choice('style', w*torch.where(tone[:, None] > .6, torch.tensor([2., 1, .5, 2, .6, .6, 1, 6]), torch.tensor([1., 1, 1, 1, 1, 1, 1, .15])))
 
-# %% ../../../nbs/11_data.synth.people.ipynb #a6956e09
+def _clothes(d: _Draw) -> Tensor:
+    value, hue, sat = power(d.u('cloth value'), 1.6)*.7+.03, d.u('cloth hue', k=3), d.u('cloth saturation')**2*.8
+    return (value[:, None]*(1 + sat[:, None]*(hue-.5)*2)).clamp(.01, .9)
+
+# %% ../../../nbs/11_data.synth.people.ipynb #e213a9f6
 def sample_people(n: int, # how many
                   seed: int = 0, # face i depends on (seed, i) alone
                   **fixed # fields to set, e.g. `beard=1.`, `pose=[20, 0, 0]`
@@ -172,7 +176,3 @@ def sample_people(n: int, # how many
         camera=torch.stack([d.u('exposure', .88, 1.14), d.u('contrast', .9, 1.15), d.u('grain', .2, 1.), d.u('vignette', 0, .35), d.u('blur', 0, 1)], 1),
         clothes=torch.cat([_clothes(d), d.u('clothes kind')[:, None]], 1), scene=d.seed('scene'), shot=d.seed('shot'))
     return Faces(**a).replace(**fixed) if fixed else Faces(**a)
-
-def _clothes(d: _Draw) -> Tensor:
-    value, hue, sat = power(d.u('cloth value'), 1.6)*.7+.03, d.u('cloth hue', k=3), d.u('cloth saturation')**2*.8
-    return (value[:, None]*(1 + sat[:, None]*(hue-.5)*2)).clamp(.01, .9)

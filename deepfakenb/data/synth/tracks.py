@@ -214,7 +214,7 @@ def _make_split(part: Path, track: str, split: str, n: int, preset: TrackPreset,
 # %% ../../../nbs/12_data.synth.tracks.ipynb #bf4f4474
 def _spec(track: str, preset: TrackPreset, seed: int, weights: Path) -> dict:
     "Everything that a track's bytes depend on."
-    synth = [f'data.synth.{m}' for m in ('people', 'geometry', 'hair', 'shading', 'scene', 'render', 'edit', 'tracks')]
+    synth = [f'data.synth.{m}' for m in ('people', 'anatomy', 'geometry', 'head', 'features', 'hair', 'scene', 'camera', 'landmarks', 'render', 'edit', 'tracks')]
     return dict(kind='synthetic', track=track, preset=asdict(preset), seed=seed, generator=file_hash(weights, 16), code=code_hash('models.generator', 'vocab', *synth))
 
 def find_preset(preset: str|TrackPreset # a name, or one's own
