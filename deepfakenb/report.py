@@ -5,10 +5,11 @@ __all__ = ['e', 'RUN_COLUMNS', 'rows_html', 'duration', 'emphasis', 'meaning', '
            'table_html', 'holes', 'paper_html', 'run_rows', 'provenance_rows', 'notebooks_of', 'write_notebooks',
            'build_index']
 
-# %% ../nbs/85_report.ipynb #7406c9df
+# %% ../nbs/85_report.ipynb #ee365d1b
 import html, os, re
 from pathlib import Path
 from .core import UserError, atomic, provenance, read_json, shown
+from .figures.base import figure_title
 from .pages import notebook_page, page
 from .protocols.base import PRESETS
 from .results import PAPERS, fill, reported, table_ids
@@ -41,7 +42,7 @@ def meaning(preset: str) -> str:
     worth = dict(smoke='**Smoke runs: not meaningful.**', bench='**Synthetic faces:** these numbers compare methods; they do not reproduce the papers’ numbers.')
     return f"{worth.get(preset, '')} Preset “{preset}”: {PRESETS[preset]}."
 
-# %% ../nbs/85_report.ipynb #a522fc7a
+# %% ../nbs/85_report.ipynb #46f7cbed
 def figures_of(folder: Path # <preset>/<paper>/figures
               ) -> tuple[list[dict], list[str]]: # sidecars in order; what is wrong
     "The figures of a paper that can be shown."
@@ -59,10 +60,9 @@ def figure_html(side: dict, # a figure's sidecar
                ) -> str:
     "A thumbnail with caption, linked to PNG and SVG."
     name = f'{base}/{side["id"]}'
-    title = re.sub(r'^figure0*(\d+)$', r'Figure \1', side['id']).replace('_', ' ').capitalize()
     wide = ' class="wide"' if side['width'] > 1000 else ''
     return (f'<figure{wide} id="{e(side["id"])}"><a href="{e(name)}.png"><img src="{e(name)}.png" alt="{e(side.get("alt") or side["caption"])}" width="{side["width"]}" height="{side["height"]}" loading="lazy"></a>'
-            f'<figcaption><b>{e(title)}.</b> {emphasis(side["caption"])} <a href="{e(name)}.png">PNG</a> <a href="{e(name)}.svg">SVG</a> <a href="{e(name)}.json">origin</a></figcaption></figure>')
+            f'<figcaption><b>{e(figure_title(side["id"]))}.</b> {emphasis(side["caption"])} <a href="{e(name)}.png">PNG</a> <a href="{e(name)}.svg">SVG</a> <a href="{e(name)}.json">origin</a></figcaption></figure>')
 
 def tables_of(folder: Path, # <preset>
               paper: str # 'p1' …
@@ -109,7 +109,7 @@ def paper_html(paper: str, folder: Path, pages: dict # notebook -> page
     if not made: body = f'<details><summary>Not built yet: {len(tables)} tables with the paper’s numbers</summary>{body}</details>'
     return f'<section>{head}{body}</section>', holes([t for t, w in tables if w]), bad+wrong
 
-# %% ../nbs/85_report.ipynb #fc538f8b
+# %% ../nbs/85_report.ipynb #9b6074d9
 def run_rows(folder: Path, # <preset>
              pages: dict # notebook -> page
             ) -> tuple[list, list]: # rows of finished runs; rows of failed ones
@@ -117,8 +117,10 @@ def run_rows(folder: Path, # <preset>
     from deepfakenb.runs import list_runs
     done, failed = [], []
     link = lambda key, text: f'<a href="{pages[key]}">{text}</a>' if key in pages else text
-    for r in list_runs(folder.parent, folder.name, damaged=True):
-        if r.problem: failed.append((e(r.id), e(r.problem))); continue
+    every = list_runs(folder.parent, folder.name, damaged=True)
+    failed += [(e(r.id), e(r.problem)) for r in every if r.problem]
+    order = lambda r: (r.spec.paper, str(r.spec.data.get('track')), str(r.spec.model_args.get('backbone')), r.spec.model, r.spec.seed)
+    for r in sorted((r for r in every if not r.problem), key=order):
         s, test, score = r.spec, r.metrics['test'], lambda m: f"{test[m][f'{m}_acc']:.2f}"
         state = 'current' if not r.stale else f'<span title="{e("; ".join(r.stale))}">made by earlier code</span>'
         done.append((link(r.id, e(r.id)), e(s.model), e(str(s.model_args.get('backbone', '—'))), e(s.data.get('track', '—')), s.seed, f"{s.data.get('size', '—')} px",
@@ -138,7 +140,7 @@ def provenance_rows(folder: Path) -> list[tuple[str, str]]:
     now = provenance()
     total = sum(r.provenance.get('duration_s') or 0 for r in runs)
     return [('commit of this report', e(now['commit'])), ('commits of the runs', e(several('commit'))), ('data', e(several('data_kind'))), ('data fingerprints', e(several('data_fingerprint'))),
-            ('runs', f'{len(runs)}, {duration(total)} in all'), ('hardware of the runs', e(f"GPU {several('gpu')}; {several('cpus')} processor cores; {several('machine')}")),
+            ('runs', f'{len(runs)}, {duration(total)} in all'), ('hardware of the runs', e(f"{several('gpu').replace('—', 'no GPU')}; {several('cpus')} processor cores; {several('machine')}")),
             ('software of this report', e(', '.join(f'{k} {v}' for k, v in now['versions'].items())+f", Python {now['python']}")), ('written', e(now['time']))]
 
 # %% ../nbs/85_report.ipynb #19f353d6

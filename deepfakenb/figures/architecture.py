@@ -168,7 +168,7 @@ def _box_text(b: Block, width: int) -> list[tuple[str, dict]]: # lines of a box 
     if b.parameters: lines.append((people(b.parameters), dict(color=INK)))
     return lines
 
-# %% ../../nbs/84_figures.architecture.ipynb #a429865c
+# %% ../../nbs/84_figures.architecture.ipynb #c80d4faf
 def architecture_figure(model, # nn.Module
                         inputs: dict, # name -> tensor
                         *,
@@ -194,7 +194,7 @@ def architecture_figure(model, # nn.Module
     _draw_arrows(ax, edges, where, box)
     ax.set(xlim=(0, 7), ylim=(over-height, over)); ax.set_axis_off()
     all_, trained = count(model)
-    ax.set_title(title or f'{type(model).__name__}: {people(all_)} parameters, {people(trained)} of them trained')
+    ax.set_title(title or f'{type(model).__name__}: {people(all_)} parameters' + (f', {people(trained)} of them trained' if trained < all_ else ''))
     return fig
 
 # %% ../../nbs/84_figures.architecture.ipynb #607d358b
