@@ -65,8 +65,9 @@ def atomic(path: Path|str # the file (or folder) that should appear
         if isinstance(e, FileNotFoundError) and not tmp.exists() and path.parent.exists(): raise
         raise UserError(f'{shown(path)}: cannot be written ({e.strerror or e}); free some space or choose another folder') from e
     finally:
-        if tmp.is_dir(): shutil.rmtree(tmp, ignore_errors=True)
-        else: tmp.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):   # what went wrong above is told, not that tidying up after it failed too
+            if tmp.is_dir(): shutil.rmtree(tmp)
+            else: tmp.unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #f61242ea
 def write_json(path: Path|str, # file to write

@@ -1,9 +1,11 @@
 "Fixtures that several test files share."
-import os
+import os, signal
 from pathlib import Path
 import pytest
 
 os.environ.setdefault('DEEPFAKENB_QUIET', '1')
+# a test run started in the background ignores Ctrl-C, and so would the programs that the tests interrupt
+signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope='session')

@@ -103,7 +103,7 @@ def test_help_shows_examples_and_loads_nothing_heavy():
 @pytest.mark.skipif(not (weights_dir()/'generator.safetensors').exists(), reason='the generator has no weights here')
 def test_what_make_writes_passes_the_check(tmp_path, call, monkeypatch):
     from deepfakenb.data.synth import tracks
-    monkeypatch.setitem(tracks.PRESETS, 'tiny', tracks.TrackPreset('tiny', 56, 28, 28, size=64))
+    monkeypatch.setitem(tracks.PRESETS, 'tiny', tracks.TrackPreset('tiny', 56, 28, 28))
     for track in ('components', 'attributes'):
         code, out, err = call('data', 'make', track, tmp_path, '--preset', 'tiny')
         assert code == 0, err

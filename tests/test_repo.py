@@ -82,7 +82,7 @@ def test_modules_and_export_cells_stay_readable(root):
     assert not long, f'split the notebook of {long}'
     for p in notebooks(root):
         for c in code_cells(nbformat.read(p, 4)):
-            if c.source.startswith('#| export'): assert c.source.count('\n') < 60, f'{p.name}: {c.source[:80]!r}'
+            if c.source.startswith('#| export'): assert c.source.count('\n') <= 65, f'{p.name}: {c.source[:80]!r}'
 
 def test_layers_import_only_from_above(root):
     "A notebook imports from notebooks with a smaller number; data.synth may use models.generator."

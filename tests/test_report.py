@@ -1,4 +1,6 @@
 "The report as a visitor meets it: a folder of files, opened in a browser without internet."
+import json
+import os
 import re
 import shutil
 from html.parser import HTMLParser
@@ -7,16 +9,20 @@ from urllib.parse import unquote, urlsplit
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
+from PIL import Image
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from deepfakenb import runs
 from deepfakenb.core import UserError, read_json
+from deepfakenb.data.seqdeepfake import SeqDeepFake
+from deepfakenb.data.synth.tracks import SEQUENCES
 from deepfakenb.launch import run_notebook
 from deepfakenb.pages import math_svg, notebook_page
 from deepfakenb.protocols.base import get
 from deepfakenb.report import build_index
 from deepfakenb.tables import build_table
+from deepfakenb.vocab import Vocabulary
 from test_tables import failed_run, invented_run
 
 FETCHES = ('src', 'srcset', 'data', 'poster')
@@ -59,13 +65,39 @@ def crawl(index):
     return seen, broken
 
 
+def small_world(root):
+    "Both tracks in the official layout, a few tiny pictures a sequence, with the people behind them."
+    rng = np.random.default_rng(0)
+    for track, names in SEQUENCES.items():
+        v, home, truth = Vocabulary(track), root/f'facial_{track}', []
+        (home/'annotations').mkdir(parents=True)
+        for split in ('train', 'val', 'test'):
+            lines = []
+            for k, name in enumerate(names*2):
+                path = f'facial_{track}/images/{split}/{name}/{k:06d}.jpg'
+                (root/path).parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resize((32, 32)).save(root/path)
+                lines.append(f'{path},"{v.from_sequence_name(name)}"'); truth.append(json.dumps(dict(file=path, person=[split, k//len(names)])))
+            (home/'annotations'/f'{split}.csv').write_text('\n'.join(['file_path,label', *lines])+'\n')
+        (home/'truth.jsonl').write_text('\n'.join(truth)); (home/'dataset.json').write_text('{"kind": "synthetic"}')
+    return root
+
+
 @pytest.fixture(scope='module')
 def report(tmp_path_factory):
     "A smoke report: runs of both tables, one of them failed, the paper's notebook executed on them, run notebooks with formulas and outputs."
-    out = tmp_path_factory.mktemp('reports')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('DEEPFAKENB_DATA_ROOT', str(small_world(tmp_path_factory.mktemp('world'))))
+        yield make_report(tmp_path_factory.mktemp('reports'), Path(os.environ['DEEPFAKENB_DATA_ROOT']))
+
+
+def make_report(out, world):
     specs = get('p1').runs('smoke')
+    data = {t: SeqDeepFake.read(world, t) for t in SEQUENCES}
     for s in specs[:-1]:
-        run = invented_run(s, out, p=.8 if s.model == 'seqfakeformer' else .5)
+        d = data[s.data['track']]
+        items = pd.concat([d.split('val'), d.split('test')], ignore_index=True)
+        run = invented_run(s, out, p=.8 if s.model == 'seqfakeformer' else .5, items=items, fingerprint=d.fingerprint())
         nb = new_notebook(cells=[new_markdown_cell('# Training\nThe loss is $-\\sum_t \\log p_t$.\n\n$$\\log M = -\\frac{r^2 (c-g)^2}{\\lambda}$$'),
                                  new_code_cell('1+1', outputs=[new_output('display_data', {'text/html': '<b>kept</b><script src="https://cdn.example.org/a.js"></script>', 'text/plain': 'x'}),
                                                                new_output('display_data', {'application/vnd.jupyter.widget-view+json': {'model_id': 'x'}, 'text/plain': 'a widget'})])])
@@ -88,6 +120,18 @@ def test_everything_is_linked_and_nothing_is_broken(report):
     first = pages[index.resolve()]
     for wanted in ('p1/tables/p1_table1.csv', 'p1/tables/p1_table2.tex', 'p1/figures/figure05.svg', 'p1/figures/figure09.png'): assert wanted in first.links
     assert first.tables >= 29 and all(first.alts)                                    # all tables of all papers; every picture described
+
+
+def test_every_figure_is_there_and_tells_its_kind(report):
+    folder = report[0].parent/'p1'/'figures'
+    sides = {p.stem: read_json(p) for p in folder.glob('*.json')}
+    assert set(sides) == {f'figure{k:02d}' for k in (2, 3, 5, 8, 9, 10, 11)} | {'figure_learning_curves'}
+    for id, side in sides.items():
+        with Image.open(folder/f'{id}.png') as im: assert im.size == (side['width'], side['height']) and side['width'] in (680, 1400)
+        if id not in ('figure05', 'figure08'): assert side['data'] == 'synthetic', id           # these two show no data
+        if id in ('figure09', 'figure10', 'figure_learning_curves'): assert side['preset'] == 'smoke' and side['runs']
+    text = (report[0].parent/'notebooks'/'p1.html').read_text(encoding='utf8')
+    assert 'Not here: accuracy' not in text and 'wrong in order' in text and 'Of 2 comparisons' in text      # components only: one run of attributes failed
 
 
 def test_pages_fetch_nothing_and_run_nothing(report):

@@ -19,17 +19,22 @@ from deepfakenb.vocab import Vocabulary
 FINGERPRINT = 'f'*16
 
 
-def invented_run(spec, out, *, p=.6, n=60):
-    "A finished run folder made by the library's own writer, with answers that are right with probability `p` in each slot."
-    job = runs.begin(spec, out, fingerprint=FINGERPRINT)
-    v, rng = Vocabulary(spec.data['track']), np.random.default_rng(0)
+def invented_items(track, n):
+    "Images that do not exist: half of them validation, half test."
+    v, rng = Vocabulary(track), np.random.default_rng(0)
     labels = [v.ids(list(rng.permutation(v.names[1:])[:k % 6])) for k in range(2*n)]
-    rng = np.random.default_rng(100+spec.seed+len(spec.model))
+    return pd.DataFrame(dict(path=[f'images/{k:03d}.jpg' for k in range(2*n)], split=['val']*n+['test']*n, label=labels, sequence=[v.sequence_name(l) for l in labels]))
+
+
+def invented_run(spec, out, *, p=.6, n=60, items=None, fingerprint=FINGERPRINT):
+    "A finished run folder made by the library's own writer, with answers that are right with probability `p` in each slot."
+    job = runs.begin(spec, out, fingerprint=fingerprint)
+    items = invented_items(spec.data['track'], n) if items is None else items
+    labels, rng = items['label'].tolist(), np.random.default_rng(100+spec.seed+len(spec.model))
     import torch
     def said():
         answers = [[x if rng.random() < p else int(rng.integers(0, 6)) for x in l] for l in labels]
-        return dict(sequences=torch.tensor(answers), probabilities=torch.tensor(rng.random((2*n, 5))), labels=torch.tensor(labels))
-    items = pd.DataFrame(dict(path=[f'images/{k:03d}.jpg' for k in range(2*n)], split=['val']*n+['test']*n, label=labels, sequence=[v.sequence_name(l) for l in labels]))
+        return dict(sequences=torch.tensor(answers), probabilities=torch.tensor(rng.random((len(labels), 5))), labels=torch.tensor(labels))
     frame = runs.prediction_frame(items, said(), said())
     epochs = np.arange(12)
     with open(job.folder/'history.csv', 'w') as f:

@@ -25,7 +25,7 @@ app.add_typer(use.app)
 app.add_typer(data.app, name='data')
 app.add_typer(runs.app, name='runs')
 
-# %% ../../nbs/89_cli.main.ipynb #f754efb4
+# %% ../../nbs/89_cli.main.ipynb #b148b1e1
 def main(arguments: list[str]|None = None # default: those of the process
         ) -> int: # exit code
     "Run the command; every expected trouble becomes one line and a code: 1 failed, 2 wrong usage, 130 stopped."
@@ -50,3 +50,5 @@ _Usage = next(c for c in typer.BadParameter.__mro__ if c.__name__ == 'ClickExcep
 def _tell(line: str, code: int) -> int:
     print(line, file=sys.stderr)
     return code
+
+if __name__ == '__main__' and '__file__' in globals(): sys.exit(main())   # python -m deepfakenb.cli.main; not in the notebook

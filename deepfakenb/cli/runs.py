@@ -48,7 +48,7 @@ def list_(preset: Annotated[Optional[str], typer.Option(help='Only this preset.'
     for r in found:
         if r.problem: typer.echo(f'error: {r.problem}', err=True)
 
-# %% ../../nbs/89_cli.runs.ipynb #6777b665
+# %% ../../nbs/89_cli.runs.ipynb #6b0aa366
 @app.command()
 def show(run: Annotated[str, typer.Argument(help="A run's id, the beginning of one, or its folder.")], out: Out = None):
     """Show one run: its options, scores, origin and files.
@@ -64,7 +64,8 @@ def show(run: Annotated[str, typer.Argument(help="A run's id, the beginning of o
     for split in ('val', 'test'):
         for name in ('fixed', 'adaptive'):
             m = r.metrics[split][name]
-            typer.echo(f"{split}, checkpoint best in {name} (epoch {r.metrics['best_epoch'][name]}): " + ', '.join(f'{k} {m[k]:.2f}' for k in ('fixed_acc', 'adaptive_acc', 'exact_match') if m[k] is not None) + f", n {m['n']}")
+            scores = ', '.join(f'{k} {m[k]:.2f}' for k in ('fixed_acc', 'adaptive_acc', 'exact_match') if m[k] is not None)
+            typer.echo(f"{split}, checkpoint best in {name} (epoch {r.metrics['best_epoch'][name]}): {scores}, n {m['n']}")
     p = r.provenance
     typer.echo(f"loss {r.metrics['loss']['first']:.3f} -> {r.metrics['loss']['last']:.3f} in {len(r.history)} epochs, {clock(p['duration_s'])}; {p['data_kind']} data {p['data_fingerprint']}; "
                f"commit {p['commit']}; torch {p['versions']['torch']}, {p['gpu'] or str(p['threads'])+' threads'}")

@@ -2,9 +2,9 @@
 
 # %% auto #0
 __all__ = ['WIDTH', 'SMALLEST_FONT', 'INK', 'PALE', 'LIGHT', 'FOOT', 'palette', 'theme', 'new_figure', 'provenance_line',
-           'small_texts', 'mark', 'fewer_colours', 'save_figure', 'figure_title', 'show_figure']
+           'small_texts', 'mark', 'save_figure', 'figure_title', 'show_figure']
 
-# %% ../../nbs/84_figures.base.ipynb #c2c3f31a
+# %% ../../nbs/84_figures.base.ipynb #6d178088
 import contextlib
 from pathlib import Path
 from ..core import atomic, commit, write_json
@@ -12,7 +12,7 @@ from ..core import atomic, commit, write_json
 WIDTH = dict(single=3.4, double=7.0)   # inches: a column, a page
 SMALLEST_FONT = 7                      # points, at the printed width
 INK, PALE = '#222222', '#6b6b6b'       # text and secondary text; 16:1 and 5.3:1 against white
-LIGHT = 300_000                        # bytes; a heavier PNG (photographs) is written with 256 colours
+LIGHT = 100_000                        # bytes; a heavier picture (photographs) is shown in a notebook as JPEG
 FOOT = .17                             # inches kept free below for the line that says what the data are
 
 # %% ../../nbs/84_figures.base.ipynb #bcc2546b
@@ -66,13 +66,7 @@ def mark(fig, preset: str|None, data: str|None):
     if line and not any(t.get_gid() == 'provenance' for t in fig.texts):
         fig.text(.995, .02/fig.get_figheight(), line, ha='right', va='bottom', fontsize=SMALLEST_FONT, color=PALE, gid='provenance', in_layout=False)
 
-# %% ../../nbs/84_figures.base.ipynb #f8470e70
-def fewer_colours(path: Path, dpi: int):
-    "Rewrite a PNG with 256 colours of its own choice: a third of the size, no difference in print; the SVG keeps every colour."
-    from PIL import Image
-    with Image.open(path) as im: small = im.convert('RGB').quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    small.save(path, format='PNG', optimize=True, dpi=(dpi, dpi))
-
+# %% ../../nbs/84_figures.base.ipynb #c49bac25
 def save_figure(fig, # a matplotlib figure
                 id: str, # 'figure09' …
                 folder: Path|str, # e.g. reports/smoke/p1/figures
@@ -83,25 +77,24 @@ def save_figure(fig, # a matplotlib figure
                 data: str|None = None, # kind of the data shown
                 runs=(), # ids of the runs shown
                 maker: str = '', # the notebook that drew it
-                dpi: int = 220 # of the PNG
+                dpi: int = 200 # of the PNG
                ) -> Path: # the PNG
     "Write PNG, SVG and JSON sidecar, the same bytes for the same figure; letters under 7 pt raise `ValueError`."
     import matplotlib as mpl
+    from PIL import Image
     if small := small_texts(fig): raise ValueError(f'{id}: smaller than {SMALLEST_FONT} pt: {small[:3]}')
     mark(fig, preset, data)
     fig.draw_without_rendering(); fig.set_layout_engine('none')    # the layout is solved once, not for every format
     folder = Path(folder)
     with mpl.rc_context({'svg.hashsalt': 'deepfakenb', 'svg.fonttype': 'path', 'text.hinting': 'none'}):
         for suffix, options in dict(png=dict(dpi=dpi, metadata={'Software': None}), svg=dict(metadata={'Date': None, 'Creator': None})).items():
-            with atomic(folder/f'{id}.{suffix}') as tmp:
-                fig.savefig(tmp, format=suffix, facecolor='white', **options)
-                if suffix == 'png' and tmp.stat().st_size > LIGHT: fewer_colours(tmp, dpi)
-    width, height = (round(x*dpi) for x in fig.get_size_inches())
+            with atomic(folder/f'{id}.{suffix}') as tmp: fig.savefig(tmp, format=suffix, facecolor='white', **options)
+    with Image.open(folder/f'{id}.png') as im: width, height = im.size
     write_json(folder/f'{id}.json', dict(id=id, kind='figure', caption=caption, alt=alt or caption, preset=preset, data=data, maker=maker,
                runs=sorted(set(runs)), commit=commit(), width=width, height=height))
     return folder/f'{id}.png'
 
-# %% ../../nbs/84_figures.base.ipynb #1c0b45eb
+# %% ../../nbs/84_figures.base.ipynb #9a4d0967
 def figure_title(id: str # 'figure05', or 'figure_learning_curves' for one that no paper has
                 ) -> str: # 'Figure 5', 'Learning curves'
     "How a caption begins."
@@ -122,7 +115,8 @@ def show_figure(fig, # a matplotlib figure; closed afterwards
     from IPython.display import Image, Markdown, display
     if folder is not None: save_figure(fig, id, folder, caption=caption, **facts)
     else: mark(fig, facts.get('preset'), facts.get('data'))
-    buffer = io.BytesIO(); fig.savefig(buffer, dpi=125, facecolor='white'); plt.close(fig)
-    small = Picture.open(buffer).convert('RGB').quantize(256, Picture.Quantize.MEDIANCUT, dither=Picture.Dither.NONE)
-    buffer = io.BytesIO(); small.save(buffer, format='PNG', optimize=True)
+    buffer = io.BytesIO(); fig.savefig(buffer, dpi=125, facecolor='white', metadata={'Software': None}); plt.close(fig)
+    if buffer.tell() > LIGHT:
+        picture, buffer = Picture.open(buffer).convert('RGB'), io.BytesIO()
+        picture.save(buffer, format='JPEG', quality=88, subsampling=0, optimize=True)
     display(Image(buffer.getvalue(), alt=facts.get('alt') or caption), Markdown(f'**{figure_title(id)}.** {caption}'))

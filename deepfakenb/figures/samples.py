@@ -115,19 +115,19 @@ def samples_figure(tracks: dict, # track -> frame with columns file, sequence, l
         sub.suptitle(fontsize=8.5, fontweight='bold', t=f"{track}: {len(frame):,} images, {frame['sequence'].nunique()} sequences")
     return fig
 
-# %% ../../nbs/84_figures.samples.ipynb #428b2369
+# %% ../../nbs/84_figures.samples.ipynb #a485fd26
 def contact_figure(tracks: dict, # track -> frame
                    rows: int = 2, # rows a track
                    per_row: int = 10, # images in a row
                    seed: int = 1
                   ): # figure
     "Figure 11: more samples of both tracks, ordered by length."
-    fig, axes = new_figure('double', 1.34*rows*len(tracks), nrows=rows*len(tracks), ncols=per_row, squeeze=False)
+    fig, axes = new_figure('double', (1.32*rows+.2)*len(tracks), nrows=rows*len(tracks), ncols=per_row, squeeze=False)
     for t, (track, frame) in enumerate(tracks.items()):
         chosen = draw_samples(frame, rows*per_row//STEPS, seed)
         images, texts = read_faces(chosen['file']), [edits_below(s) for s in chosen['sequence']]
         cells = axes[t*rows:(t+1)*rows].T.reshape(-1)      # down, then right: a pair of columns is one length
         empty = [None]*(len(cells)-len(images))
         faces(cells, [*images, *empty], [*texts, *empty])
-        axes[t*rows, 0].set_ylabel(track, fontsize=8, fontweight='bold')
+        axes[t*rows, 0].set_title(track, loc='left')
     return fig

@@ -50,12 +50,13 @@ class Cell:
     specs: tuple = ()
     reason: str|None = None
 
-# %% ../../nbs/82_protocols.base.ipynb #721c1591
+# %% ../../nbs/82_protocols.base.ipynb #4e6dbb26
 def has_gpu() -> bool:
     "Whether trainings go to a GPU here."
     from deepfakenb.core import device
     return device().type == 'cuda'
 
+# %% ../../nbs/82_protocols.base.ipynb #4c43d26f
 @dataclass(frozen=True)
 class TableSpec:
     "A table: its grid, and what each cell is made of."
@@ -83,6 +84,7 @@ class TableSpec:
         if preset not in PRESETS: raise UserError(f"preset {preset!r}: choose from {', '.join(PRESETS)}", 2)
         return [Cell(r.label, c.label, m, *self.cell(preset, r, c)) for r in self.rows for c in self.columns for m in self.metrics]
 
+# %% ../../nbs/82_protocols.base.ipynb #16cb4313
 @dataclass(frozen=True)
 class Protocol:
     "A paper's tables."

@@ -196,11 +196,11 @@ def _write_shard(part: Path, track: str, split: str, number: int, groups: list[l
     write_json(part/'shards'/split/f'{number:05d}.json', rows)
     return rows
 
-# %% ../../../nbs/12_data.synth.tracks.ipynb #266f6f91
+# %% ../../../nbs/12_data.synth.tracks.ipynb #012e80fc
 def _make_split(part: Path, track: str, split: str, n: int, preset: TrackPreset, generator: Generator, seed: int) -> list[dict]:
     "All rows of a split, exactly `n` kept; goes on from the shards that lie in `part`."
     missing, rows, number = Counter(type_counts(track, n)), [], 0
-    for attempt in range(12):
+    for attempt in range(60):
         groups = plan({s: c for s, c in missing.items() if c > 0}, preset.group)
         shards = [groups[k:k+SHARD] for k in range(0, len(groups), SHARD)]
         for g in progress(shards, f'{track} {split}'):
@@ -211,7 +211,7 @@ def _make_split(part: Path, track: str, split: str, n: int, preset: TrackPreset,
         if not any(c > 0 for c in missing.values()): return rows
     raise UserError(f'{track} {split}: after {len(rows)} images {sum(c for c in missing.values() if c > 0)} are still missing; the quality filter rejects too much: train the generator longer')
 
-# %% ../../../nbs/12_data.synth.tracks.ipynb #bf4f4474
+# %% ../../../nbs/12_data.synth.tracks.ipynb #7032002e
 def _spec(track: str, preset: TrackPreset, seed: int, weights: Path) -> dict:
     "Everything that a track's bytes depend on."
     synth = [f'data.synth.{m}' for m in ('people', 'anatomy', 'geometry', 'head', 'features', 'hair', 'scene', 'camera', 'landmarks', 'render', 'edit', 'tracks')]
