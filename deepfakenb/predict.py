@@ -80,7 +80,7 @@ def header(path: Path # a safetensors file
     _, notes = read_header(path)
     return dict(spec=dict(data={k: notes[k] for k in ('track', 'size') if notes.get(k)}))
 
-# %% ../nbs/87_predict.ipynb #119dfd55
+# %% ../nbs/87_predict.ipynb #e0798e97
 WORTH = dict(
     synthetic='On a photograph of a real person, which is another world, its answer is no evidence: neither of an edit nor of none.',
     real='On a picture from another source, camera or editing program, which is another world, its answer is no evidence: neither of an edit nor of none.',
@@ -96,7 +96,8 @@ def trained_on(detector: Detector) -> tuple[str, str]: # what the model was trai
     scale = f", preset {spec['preset']}" if spec.get('preset') else ''
     score = metrics.get('test', {}).get('adaptive', {}).get('adaptive_acc')
     score = f'; Adaptive-Acc on their test split {score:.1f} %' if score is not None else ''
-    return f'{name}, trained on {data} ({detector.vocabulary.track}{scale}){score}.', WORTH[kind]
+    small = ' The smoke preset only shows that everything runs: its answers mean nothing.' if spec.get('preset') == 'smoke' else ''
+    return f'{name}, trained on {data} ({detector.vocabulary.track}{scale}){score}.{small}', WORTH[kind]
 
 # %% ../nbs/87_predict.ipynb #b8dd1088
 @dataclass(frozen=True)

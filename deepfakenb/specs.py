@@ -82,7 +82,7 @@ def spec_from_parameters(given: dict # flat, as `RunSpec.parameters` gives; othe
     return RunSpec(**{k: given[k] for k in ('paper', 'model', 'model_args', 'seed', 'preset')}, data=data,
                    train={f.name: given[f.name] for f in fields(TrainOptions)})
 
-# %% ../nbs/80_specs.ipynb #66bc2094
+# %% ../nbs/80_specs.ipynb #dc53c41d
 NEUTRAL = ('core', 'models.checkpoints')   # change no number
 TRAIN_NOTEBOOK = ROOT/'nbs'/'experiments'/'train.ipynb'
 
@@ -92,6 +92,7 @@ def _meaning(node) -> list|str: # a syntax tree as nested lists
     "What Python would do: no docstring, no position, nothing that another Python version writes differently."
     if isinstance(node, list): return [_meaning(n) for n in node if not _silent(n)]
     if not isinstance(node, ast.AST): return repr(node)
+    if isinstance(node, ast.JoinedStr): node.values = [v for v in node.values if getattr(v, 'value', None) != '']   # 3.12 leaves empty pieces in f-strings
     parts = [[f, _meaning(v)] for f, v in ast.iter_fields(node) if f not in ('type_params', 'type_comment', 'kind', 'ctx') and v not in (None, [])]
     return [type(node).__name__, *parts]
 

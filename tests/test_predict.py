@@ -168,6 +168,31 @@ def test_checkpoint_that_says_too_little(deepfakenb, folder, tmp_path):
         assert code == 2 and one_line(err) and word in err, err
     assert deepfakenb(*base, '--track', 'components', '--size', 64)[0] == 0
 
+def test_run(deepfakenb, folder, checkpoint, tmp_path):
+    "A finished run is named by the beginning of its id or by its folder, and tells where it comes from."
+    import pandas as pd, shutil, torch
+    from deepfakenb import runs
+    from deepfakenb.specs import RunSpec
+    spec = RunSpec(paper='p1', model='seqfakeformer', model_args=dict(backbone='resnet18-narrow', width=32, heads=2),
+                   data=dict(track='components', preset='smoke', size=64), train=dict(epochs=1), seed=0, preset='smoke')
+    job = runs.begin(spec, tmp_path, fingerprint='data')
+    pd.DataFrame(dict(epoch=[0], train_loss=[1.])).to_csv(job.folder/'history.csv', index=False)
+    for name in runs.CHECKPOINTS.values(): shutil.copy(checkpoint, job.folder/name)
+    labels = torch.tensor([[1, 2, 0, 0, 0]]*4)
+    said = dict(labels=labels[:2], sequences=labels[:2], probabilities=torch.ones(2, 5))
+    items = pd.DataFrame(dict(path=['a.jpg', 'b.jpg'], label=labels[:2].tolist(), sequence='nose-eye', split='test'))
+    frame = pd.concat([runs.prediction_frame(items.assign(split=s), said, said) for s in ('val', 'test')], ignore_index=True)
+    run = job.finish(dict(test=runs.sequence_scores(frame, 'test'), val=runs.sequence_scores(frame, 'val')), frame, data_kind='synthetic', duration_s=1.)
+    answers = []
+    for name in (('--run', run.id[:6], '--reports', tmp_path), ('--run', run.path), ('--checkpoint', run.path/'best_adaptive.safetensors')):
+        code, out, err = deepfakenb('predict', folder/'good.png', *name, '--out', tmp_path/'out')
+        assert code == 0 and 'rendered and edited by this workbook (components, preset smoke); Adaptive-Acc on their test split 100.0 %' in out and 'mean nothing' in out, err
+        answers.append(out.split('\n\n')[1])
+    assert len(set(answers)) == 1                                                           # three names, one model
+    (run.path/'best_adaptive.safetensors').unlink()                                         # a clone has the record without the weights
+    code, _, err = deepfakenb('predict', folder/'good.png', '--run', run.path, '--out', tmp_path/'out')
+    assert code == 1 and one_line(err) and 'reproduce' in err
+
 def test_wrong_usage(deepfakenb, folder, checkpoint, tmp_path):
     for arguments, word in (((folder/'good.png', '--run', 'x', '--checkpoint', checkpoint), 'one of them'), ((folder/'good.png', '--best', 'all'), '--best'),
                             ((folder/'good.png', '--size', 3), 'size')):

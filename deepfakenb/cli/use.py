@@ -13,20 +13,19 @@ app = typer.Typer(no_args_is_help=True)
 checkpoint = typer.Typer(no_args_is_help=True, help='Checkpoints of other programs.')
 app.add_typer(checkpoint, name='checkpoint')
 
-# %% ../../nbs/89_cli.use.ipynb #3870c984
+# %% ../../nbs/89_cli.use.ipynb #c2d0fee7
 def as_text(prediction, # `Prediction`
             made # path of its picture
            ) -> str:
     "One answer as lines of text."
-    from deepfakenb.core import shown
     face = prediction.face
     where = 'not looked for' if face is None else f"at {', '.join(f'{v:.0f}' for v in face['box'])} px" + (
         f", the {face['chosen']} of {face['found']}" if face['found'] > 1 else '')
     width = max([len(s.token) for s in prediction.steps]+[5])
-    lines = [f'{shown(prediction.file)}: face {where}', f"  step  {'token':{width}}  probability  next best"]
+    lines = [f'{prediction.file}: face {where}', f"  step  {'token':{width}}  probability  next best"]
     lines += [f'  {i+1:4}  {s.token:{width}}  {s.probability:11.3f}  {s.second} {s.second_probability:.3f}' for i, s in enumerate(prediction.steps)]
     lines += [f"  sequence: {'-'.join(prediction.sequence) or 'no edit'}, probability of the whole answer {prediction.probability:.3f}",
-              f'  picture: {shown(made)}']
+              f'  picture: {made}']
     return '\n'.join(lines)
 
 def as_document(detector, answers # `Detector`, `Answers`
@@ -64,20 +63,19 @@ def predict(path: Annotated[Path, typer.Argument(metavar='IMAGE_OR_FOLDER', help
         typer.echo(j.dumps(as_document(detector, answers), indent=1, ensure_ascii=False))
     finish(answers, path, out)
 
-# %% ../../nbs/89_cli.use.ipynb #c2339d72
+# %% ../../nbs/89_cli.use.ipynb #bd15957c
 def finish(answers, # `Answers`
            path: Path, out: Path # what was asked for, where pictures were written
           ):
     "Tell what was set aside on the error stream, and leave with the right exit code."
-    from deepfakenb.core import shown
     done, aside = len(answers.done), len(answers.aside)
-    if answers.stopped: raise UserError(f'stopped: {done} of {answers.total} pictures are done and whole in {shown(out)}; run it again for the rest', 130)
+    if answers.stopped: raise UserError(f'stopped: {done} of {answers.total} pictures are done and whole in {out}; run it again for the rest', 130)
     if not path.is_dir():
         if aside: raise UserError(answers.aside[0][1])
         return
     for _, why in answers.aside: typer.echo(f'set aside: {why}', err=True)
-    typer.echo(f'{done} of {answers.total} pictures judged, {aside} set aside; pictures in {shown(out)}', err=True)
-    if not done: raise UserError(f'{shown(path)}: none of {answers.total} pictures could be judged; see the reasons above')
+    typer.echo(f'{done} of {answers.total} pictures judged, {aside} set aside; pictures in {out}', err=True)
+    if not done: raise UserError(f'{path}: none of {answers.total} pictures could be judged; see the reasons above')
 
 # %% ../../nbs/89_cli.use.ipynb #f425e20b
 @checkpoint.command('import')

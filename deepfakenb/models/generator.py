@@ -176,7 +176,7 @@ class SemanticField(nn.Module):
             latent = latent + h*self(half, attribute)
         return latent
 
-# %% ../../nbs/22_models.generator.ipynb #993fa42a
+# %% ../../nbs/22_models.generator.ipynb #74a432c4
 def field_loss(field: SemanticField, # being trained
                start: Tensor, # (B, C, s, s) latents with degree a0
                end: Tensor, # (B, C, s, s) the same people with degree a1
@@ -184,11 +184,11 @@ def field_loss(field: SemanticField, # being trained
                degrees: Tensor, # (B,) a1 - a0, not near 0
                at: Tensor # (B,) where between the two, 0..1
               ) -> Tensor: # (B,) 
-    "Error of the field against the difference quotient of a rendered pair, in units of the latent's spread: quadratic when small, linear when large."
+    "Squared error of the field against the difference quotient of a rendered pair, in units of the latent's spread."
     shape = (-1, 1, 1, 1)
     z = start + at.reshape(shape)*(end-start)
     wrong = (field(z, attribute) - (end-start)/degrees.reshape(shape))*degrees.reshape(shape)/field.std[:, None, None]
-    return ((wrong**2 + .01).sqrt() - .1).mean((1, 2, 3))
+    return (wrong**2).mean((1, 2, 3))
 
 # %% ../../nbs/22_models.generator.ipynb #ff4a84f4
 class Quality(nn.Module):
