@@ -2,8 +2,7 @@
 
 # %% auto #0
 __all__ = ['ROOT', 'UserError', 'data_dir', 'generated_dir', 'weights_dir', 'reports_dir', 'shown', 'atomic', 'write_json',
-           'read_json', 'object_hash', 'file_hash', 'code_hash', 'seed_everything', 'device', 'commit', 'provenance',
-           'progress']
+           'read_json', 'object_hash', 'file_hash', 'seed_everything', 'device', 'commit', 'provenance', 'progress']
 
 # %% ../nbs/00_core.ipynb #40fc4eb5
 import contextlib, hashlib, json, os, platform, random, subprocess, sys, time
@@ -49,7 +48,7 @@ def shown(path: Path|str # any path
         if p.is_relative_to(base): return str(p.relative_to(base))
     return p.name
 
-# %% ../nbs/00_core.ipynb #36d5f181
+# %% ../nbs/00_core.ipynb #a8614264
 @contextlib.contextmanager
 def atomic(path: Path|str # the file (or folder) that should appear
           ): # yields a temporary path beside it
@@ -85,7 +84,7 @@ def read_json(path: Path|str # file to read
     except (json.JSONDecodeError, UnicodeDecodeError) as e:
         raise UserError(f'{shown(path)}: not valid JSON ({e}); delete it to have it made again') from None
 
-# %% ../nbs/00_core.ipynb #9221f240
+# %% ../nbs/00_core.ipynb #f387e02d
 def object_hash(obj, # json-able
                 length: int = 12 # hex digits kept
                ) -> str:
@@ -98,12 +97,6 @@ def file_hash(path: Path|str, # file to read
              ) -> str:
     "SHA-256 of a file's content."
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()[:length]
-
-def code_hash(*modules: str # module names below `deepfakenb`, e.g. 'models.seqfakeformer'
-             ) -> str:
-    "Hash of the exported source of the named modules: what a cached result depends on."
-    here = ROOT/'deepfakenb'
-    return object_hash({m: file_hash(here.joinpath(*m.split('.')).with_suffix('.py')) for m in sorted(modules)})
 
 # %% ../nbs/00_core.ipynb #f0ccb990
 def seed_everything(seed: int # recorded with every result

@@ -2,7 +2,7 @@
 import json, os, signal, subprocess, sys, textwrap, time
 from pathlib import Path
 import nbformat, numpy as np, pandas as pd, pytest, torch
-from deepfakenb import launch, runs, specs
+from deepfakenb import code, launch, runs, specs
 from deepfakenb.core import UserError
 from deepfakenb.runs import RunSpec
 
@@ -71,11 +71,11 @@ def test_code_hash_is_the_same_for_every_python(tmp_path):
     import shutil
     others = [p for v in ('3.11', '3.12', '3.13') if (p := shutil.which(f'python{v}')) and subprocess.run([p, '-c', ''], capture_output=True).returncode == 0]
     if len(others) < 2: pytest.skip('only one Python here')
-    source = (Path(specs.__file__)).read_text()
+    source = Path(code.__file__).read_text()
     start = source.index('def _meaning'); end = source.index('def meaning_hash')
-    code = 'import ast, hashlib, sys\n'+source[start:end]+'for f in sys.argv[1:]: print(hashlib.sha256(repr(_meaning(ast.parse(open(f).read()))).encode()).hexdigest())'
-    files = sorted(map(str, Path(specs.__file__).parent.rglob('*.py')))
-    assert len({subprocess.run([p, '-c', code, *files], capture_output=True, text=True, check=True).stdout for p in others}) == 1
+    script = 'import ast, hashlib, sys\n'+source[start:end]+'for f in sys.argv[1:]: print(hashlib.sha256(repr(_meaning(ast.parse(open(f).read()))).encode()).hexdigest())'
+    files = sorted(map(str, Path(code.__file__).parent.rglob('*.py')))
+    assert len({subprocess.run([p, '-c', script, *files], capture_output=True, text=True, check=True).stdout for p in others}) == 1
 
 def test_pictures_of_the_training_notebook_do_not_count(tmp_path):
     nb = nbformat.read(launch.TRAIN_NOTEBOOK, 4); base = specs.notebook_hash(launch.TRAIN_NOTEBOOK)
@@ -158,7 +158,7 @@ def notebook(tmp_path, monkeypatch):
     "A stand-in for train.ipynb with the same parameters: seed 1 fails, seed 2 dies, seed 3 waits, others write a record."
     real = nbformat.read(launch.TRAIN_NOTEBOOK, 4)
     cells = [c for c in real.cells if c.cell_type == 'code' and ('parameters' in c.metadata.get('tags', []) or c.source.startswith('from typing'))]
-    code = textwrap.dedent(f'''
+    body = textwrap.dedent(f'''
         import sys, os, time; sys.path.insert(0, {str(Path(__file__).parent)!r})
         import test_runs as t
         from deepfakenb.core import UserError
@@ -170,7 +170,7 @@ def notebook(tmp_path, monkeypatch):
         t.write(s, out)
         print(out, data_root)
     ''')
-    nb = nbformat.v4.new_notebook(cells=[*cells, nbformat.v4.new_code_cell(code)], metadata=real.metadata)
+    nb = nbformat.v4.new_notebook(cells=[*cells, nbformat.v4.new_code_cell(body)], metadata=real.metadata)
     nbformat.write(nb, tmp_path/'train.ipynb')
     monkeypatch.setattr(launch, 'TRAIN_NOTEBOOK', tmp_path/'train.ipynb')
     return tmp_path/'reports'

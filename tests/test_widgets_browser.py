@@ -94,5 +94,8 @@ def test_slider_changes_the_picture(lab, root):
             assert until_changed(page, second) == first                          # back at the same picture, to the byte
             page.locator('.widget-toggle-buttons button', has_text='1').first.click()
             until_changed(page, first)                                           # another head
+        except BaseException:
+            page.screenshot(path=str(work.parent/'failed.png'))
+            raise
         finally: browser.close()
     assert (root/'nbs'/'explore'/'attention.ipynb').read_bytes() == original     # the test worked on a copy
