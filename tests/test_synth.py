@@ -64,18 +64,18 @@ def test_layout(track):
 def test_same_seed_same_bytes_and_resume(track, tmp_path):
     from deepfakenb.data.synth import tracks
     preset = tracks.TrackPreset('tiny', **TINY)
-    stop, real = [0], tracks._write_shard
-    def broken(*a):
-        stop[0] += 1
-        if stop[0] == 2: raise KeyboardInterrupt
-        return real(*a)
+    calls, made, real = [], [], tracks._write_shard
+    def broken(part, name, split, number, *a):
+        calls.append((split, number))
+        if len(calls) == 2: raise KeyboardInterrupt
+        rows = real(part, name, split, number, *a); made.append((split, number)); return rows
     tracks._write_shard = broken
     try:
         with pytest.raises(KeyboardInterrupt): tracks.make_track('components', tmp_path, preset=preset, device='cpu')
         assert not (tmp_path/'facial_components').exists()                   # absent, not half there
         tracks.make_track('components', tmp_path, preset=preset, device='cpu')    # goes on: the first shard is not made again
     finally: tracks._write_shard = real
-    assert stop[0] == 4
+    assert len(made) == len(set(made)) >= 3 and calls[1] in made
     old, new = sorted((track/'facial_components').rglob('*.jpg')), sorted((tmp_path/'facial_components').rglob('*.jpg'))
     assert [p.relative_to(track) for p in old] == [p.relative_to(tmp_path) for p in new] and all(a.read_bytes() == b.read_bytes() for a, b in zip(old, new))
     with pytest.raises(UserError, match='exists already'): tracks.make_track('components', tmp_path, preset=preset)
@@ -93,9 +93,7 @@ def both_orders(e, a, b):
     two = lambda x, y: e.step(e.step(e.start, who, [x]*len(who)), who, [y]*len(who))
     return two(a, b), two(b, a)
 
-UNDERTRAINED = lambda x, why: pytest.param(*x, marks=pytest.mark.xfail(strict=True, reason=why)) if isinstance(x, tuple) else pytest.param(x, marks=pytest.mark.xfail(strict=True, reason=why))
-
-@pytest.mark.parametrize('a, b', [('nose', 'eye'), UNDERTRAINED(('eyebrow', 'hair'), 'known shortfall: 1.4 times the JPEG error, 1.6 wanted')])
+@pytest.mark.parametrize('a, b', [('nose', 'eye'), ('eyebrow', 'hair')])
 def test_order_leaves_traces(editors, a, b):
     import io
     from PIL import Image
@@ -115,8 +113,7 @@ def test_component_edit_is_local_and_visible(editors, generator, name):
     assert gap(edited, plain, (m > .9).float()) > 6                        # levels of 255
     assert far.sum() == 0 or gap(edited, plain, far) < 1
 
-WEAK = ('Eyeglasses', 'Smiling', 'Young')     # the fields had 14 minutes of training; strict: a better generator turns these into failures
-@pytest.mark.parametrize('name', [UNDERTRAINED(n, 'known shortfall: the field of this attribute is undertrained') if n in WEAK else n for n in TRACKS['attributes'][1:]])
+@pytest.mark.parametrize('name', TRACKS['attributes'][1:])
 def test_attribute_edit_moves_towards_the_rendered_change_and_back(editors, generator, name):
     from deepfakenb.data.synth.edit import apply_attribute, reencode, reverse_attribute
     from deepfakenb.data.synth.render import render
@@ -124,7 +121,7 @@ def test_attribute_edit_moves_towards_the_rendered_change_and_back(editors, gene
     goal = reencode(render(e.people.replace(**{name.lower(): e.target[:, k]}), 128).images, generator).float()
     s = e.target[:, k]-e.degree[:, k]
     start, edited = e.start.float(), apply_attribute(e.start, name, s, generator)
-    assert ((edited.float()-goal)**2).mean() < .8*((start-goal)**2).mean()     # most of the way that the renderer goes
+    assert ((edited.float()-goal)**2).mean() < .6*((start-goal)**2).mean()     # most of the way that the renderer goes
     back = reverse_attribute(edited, name, s, generator).float()
     assert (back-start).abs().mean() < .8*(edited.float()-start).abs().mean()
 

@@ -79,13 +79,13 @@ def reverse_component(images: Tensor, # (B, 3, S, S) uint8, edited
     "Put a component back as it was before the step (face recovery, the paper, section 5.4)."
     return apply_component(images, before, mask, generator)
 
-# %% ../../../nbs/12_data.synth.edit.ipynb #41e627eb
+# %% ../../../nbs/12_data.synth.edit.ipynb #1fc9c421
 def apply_attribute(images: Tensor, # (B, 3, S, S) uint8
                     attribute: Tensor|str, # (B,) ids 1..5, or a name such as 'Smiling' for all
                     strength: Tensor|float, # (B,) signed degree, or one for all
                     generator: Generator, # trained
                     *,
-                    steps: int = 1 # midpoint steps along the field
+                    steps: int = 2 # midpoint steps along the field: with one, the way back misses a long walk
                    ) -> Tensor: # (B, 3, S, S) uint8
     "Walk along an attribute's semantic field, decode, round (the paper, section 3, after Talk-to-Edit)."
     n = len(images)
