@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['MULTI_CLS', 'DETR', 'OURS', 'NARROW', 'BACKBONES', 'LEARNING_RATE', 'SMALL', 'TABLES', 'RATES', 'RATE_TABLE',
-           'protocol', 'one_rate', 'scale', 'rate_scale']
+           'protocol', 'one_rate', 'short', 'scale', 'rate_scale']
 
 # %% ../../nbs/82_protocols.p1.ipynb #eb136363
 from ..options import scaled_schedule
@@ -17,7 +17,7 @@ NARROW = 'ResNet-18-narrow (two cores)'      # our own column, for machines with
 BACKBONES = (Column('ResNet-34', dict(backbone='resnet34')), Column('ResNet-50', dict(backbone='resnet50')),
              Column(NARROW, dict(backbone='resnet18-narrow'), own=True))
 
-# %% ../../nbs/82_protocols.p1.ipynb #d0b9fc29
+# %% ../../nbs/82_protocols.p1.ipynb #8e53ffb8
 LEARNING_RATE = {'multi-cls': 1e-3, 'seqfakeformer': 1e-3}   # chosen on validation, see the end of this notebook
 SMALL = dict(width=128, feed_forward=256, head_width=256)    # a transformer that fits a narrow backbone (half the published width)
 
@@ -25,6 +25,10 @@ def one_rate(model: str, epochs: int, **more) -> dict:
     "Options of a training from nothing: one learning rate for all parameters, the published schedule squeezed into `epochs`."
     rate = more.pop('lr', LEARNING_RATE[model])
     return dict(epochs=epochs, lr=rate, lr_backbone=rate, **{**scaled_schedule(epochs), **more})
+
+def short(epochs: int) -> dict:
+    "A schedule for few epochs: one of warm-up, the rate dropped after two thirds and seven eighths."
+    return dict(warmup_epochs=1, drop_epochs=[2*epochs//3, 7*epochs//8])
 
 def scale(preset, row, column) -> Scale|str:
     "What a cell of Tables 1 and 2 is trained with in a preset, or why it is not."
@@ -36,7 +40,7 @@ def scale(preset, row, column) -> Scale|str:
     if preset == 'smoke':
         if not column.own: return 'not in smoke'
         return Scale(one_rate(row.model, 2, warmup_epochs=0, drop_epochs=[], bs=16), dict(preset='smoke', size=64), args=args)
-    if column.own: return Scale(one_rate(row.model, 40), dict(preset='bench', size=64), seeds=(0, 1, 2), args=args)
+    if column.own: return Scale(one_rate(row.model, 15, **short(15)), dict(preset='bench', size=64), seeds=(0, 1, 2), args=args)
     return Scale(one_rate(row.model, 100), dict(preset='bench', size=128), seeds=(0, 1, 2), needs_gpu=True)
 
 # %% ../../nbs/82_protocols.p1.ipynb #66dac173
@@ -46,14 +50,15 @@ def _table(number, track, title):
 TABLES = (_table(1, 'components', 'Accuracy of detecting sequences of facial component manipulations'),
           _table(2, 'attributes', 'Accuracy of detecting sequences of facial attribute manipulations'))
 
-# %% ../../nbs/82_protocols.p1.ipynb #dc400343
+# %% ../../nbs/82_protocols.p1.ipynb #4d1302be
 RATES = {'3e-4': 3e-4, '1e-3': 1e-3, '3e-3': 3e-3}
 
 def rate_scale(preset, row, column) -> Scale|str:
     "A short training of the two-core column with the column's learning rate."
     if preset != 'bench': return 'only in bench'
     full = scale('bench', row, BACKBONES[-1])
-    return Scale(one_rate(row.model, full.train['epochs']//3, lr=RATES[column.label]), full.data, args=full.args)
+    epochs = full.train['epochs']//3
+    return Scale(one_rate(row.model, epochs, lr=RATES[column.label], **short(epochs)), full.data, args=full.args)
 
 RATE_TABLE = TableSpec('p1_rates', 'p1', 'Learning rates compared on validation', (MULTI_CLS, OURS), tuple(Column(r, BACKBONES[-1].args, own=True) for r in RATES),
                        ('Fixed-Acc', 'Adaptive-Acc'), dict(track='components'), rate_scale)
