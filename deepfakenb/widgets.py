@@ -103,7 +103,7 @@ class Explorer:
         return self.look(state).records[name].weights.shape[1] if name else 0
     def attention(self, state: State) -> str|None: return state.attention or (self.names[-1] if self.names else None)
 
-# %% ../nbs/88_widgets.ipynb #34b88233
+# %% ../nbs/88_widgets.ipynb #53881951
 def picture(explorer: Explorer, # what is explored
             state: State # what of it
            ) -> np.ndarray: # uint8 (h, w, 3)
@@ -118,8 +118,8 @@ def picture(explorer: Explorer, # what is explored
     if r.log_m is not None:
         m = weight_map(r, state.step, state.head, side)
         panels.append(panel(colours(m, 1.)[0].astype(np.uint8), 'weight map M', f'{who}, {m.min():.2f} to {m.max():.2f}', size))
-    wide = f'{who}, spread over {spread(r, state.step, state.head):.1f} of {cells} cells'
-    panels.append(panel(colours(attended)[0].astype(np.uint8), 'attention', wide, size))
+    wide = f'spread over {spread(r, state.step, state.head):.1f} of {cells} cells'
+    panels.append(panel(colours(attended)[0].astype(np.uint8), f'attention, {who}', wide, size))
     panels.append(panel(overlay(image, attended), *_step(explorer, state), size))
     return beside(panels)
 
@@ -137,7 +137,7 @@ def _answer(explorer, tokens, before=''): # label -> 'true: nose-lip'
 def _read(explorer, state, step): # token that is read at a step
     return 'SOS' if step == 0 else explorer.vocabulary.words([state.tokens[step-1]])[0] if state.tokens[step-1] else 'PAD'
 
-# %% ../nbs/88_widgets.ipynb #7db30391
+# %% ../nbs/88_widgets.ipynb #4b5a08e8
 @dataclass(frozen=True)
 class Row:
     "What happens at one step."
@@ -173,7 +173,7 @@ def text(explorer: Explorer, state: State # what is explored, what of it
         style = ' style="outline:2px solid #888"' if r.step == state.step+1 else ''
         lines.append((style, ''.join(f'{cell}{v}</td>' for v in (r.step, r.reads, said, f'{r.probability:.3f}', r.alone))))
     body = f'<tr>{lines[0]}</tr>'+''.join(f'<tr{s}>{c}</tr>' for s, c in lines[1:])
-    known = {'given to the decoder': state.tokens, 'the model alone': explorer.own(state.image), 'the truth': explorer.truth(state.image)}
+    known = {'told': state.tokens, 'left alone': explorer.own(state.image), 'truth': explorer.truth(state.image)}
     told = ' &nbsp;·&nbsp; '.join(f'{k}: <b>{_answer(explorer, v)}</b>' for k, v in known.items() if v is not None)
     return f'<div style="padding:4px 10px">{told}</div><table>{body}</table>'
 
@@ -185,7 +185,7 @@ def layers(names: list[str] # names of submodules
     said = [f'decoder layer {int(m[1])+1}' if m else n for m, n in zip(said, names)]
     return list(zip(said if len(set(said)) == len(said) else names, names))
 
-# %% ../nbs/88_widgets.ipynb #196a61f4
+# %% ../nbs/88_widgets.ipynb #aa274afc
 class AttentionExplorer:
     "Explore a model's attention in a notebook: choose picture, step, head and attention; change or move the tokens given to the decoder."
     def __init__(self, model, images, labels=None, *, vocabulary, size=224, state=None): # as in `Explorer`; state: what to show first
@@ -201,10 +201,10 @@ class AttentionExplorer:
         self.controls = dict(
             image=w.IntSlider(description='picture', min=1, max=len(e.images), style=wide),
             step=w.IntSlider(description='step', min=1, max=e.steps, style=wide),
-            head=w.ToggleButtons(options=heads, style={'button_width': '52px'}),
+            head=w.ToggleButtons(options=heads, style={'button_width': '64px'}),
             attention=w.Dropdown(description='attention', options=layers(e.names) or [('none', 'none')], style=wide))
         self.tokens = [w.Dropdown(description=str(i+1), options=edits, style=dict(description_width='14px'), layout=w.Layout(width='125px')) for i in range(STEPS)]
-        self.buttons = [w.Button(layout=w.Layout(width='160px')) for _ in range(4)]
+        self.buttons = [w.Button(layout=w.Layout(width='185px')) for _ in range(4)]
         self.image, self.text = w.Image(format='png', layout=w.Layout(max_width='100%', object_fit='contain')), w.HTML()
         def row(label, *parts): return w.HBox([w.HTML(f'<div style="text-align:right">{label}</div>', layout=w.Layout(width='70px', margin='2px 4px 2px 2px')), *parts])
         self.box = w.VBox([w.HBox([self.controls[k] for k in ('image', 'step', 'attention')]), row('head', self.controls['head']),

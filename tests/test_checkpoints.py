@@ -11,7 +11,7 @@ torch.set_num_threads(1)
 @pytest.fixture(scope='module')
 def model():
     torch.manual_seed(0)
-    return SeqFakeFormer(backbone='resnet18-narrow', width=32, feed_forward=32, head_width=32).eval()
+    return SeqFakeFormer(backbone='resnet10-narrow', width=32, feed_forward=32, head_width=32).eval()
 
 @pytest.fixture
 def saved(model, tmp_path): return save_model(model, tmp_path/'model.safetensors', track='components', size=64)
@@ -78,7 +78,7 @@ def test_failed_write_leaves_the_old_file(model, saved, monkeypatch, kind):
 @pytest.fixture
 def published(model, tmp_path):
     torch.manual_seed(1)
-    other = SeqFakeFormer(backbone='resnet18-narrow', width=32, feed_forward=32, head_width=32)
+    other = SeqFakeFormer(backbone='resnet10-narrow', width=32, feed_forward=32, head_width=32)
     torch.save(dict(best_state_dict_fixed={'module.'+k: v for k, v in model.state_dict().items()}, best_state_dict_adaptive=other.state_dict(), epoch=3), tmp_path/'authors.pt')
     return tmp_path/'authors.pt', model, other
 
@@ -109,7 +109,7 @@ def test_import_takes_numbers_beside_the_weights(published, tmp_path):
     assert load_model(import_published(tmp_path/'numbers.pt', tmp_path/'o.safetensors', best='fixed')).config['width'] == 32
 
 def test_import_refuses_what_is_no_seqfakeformer(published, tmp_path):
-    torch.save(MultiCls(backbone='resnet18-narrow').state_dict(), tmp_path/'other.pt')
+    torch.save(MultiCls(backbone='resnet10-narrow').state_dict(), tmp_path/'other.pt')
     assert 'other.pt' in (m := message(import_published, tmp_path/'other.pt', tmp_path/'o.safetensors')) and 'missing' in m
     state = published[1].state_dict(); del state['mlp.layers.2.bias']
     torch.save(state, tmp_path/'hole.pt')

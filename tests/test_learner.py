@@ -39,7 +39,7 @@ SCRIPT = textwrap.dedent(r'''
     def train(folder):
         seed_everything(0)
         dls = seq_dataloaders(data, size=32, bs=8, seed=0, device='cpu')
-        model = build_model('seqfakeformer', backbone='resnet18-narrow', width=32, feed_forward=32, head_width=32, heads=2, encoder_layers=1, decoder_layers=1)
+        model = build_model('seqfakeformer', backbone='resnet10-narrow', width=32, feed_forward=32, head_width=32, heads=2, encoder_layers=1, decoder_layers=1)
         learner.train(learner.sequence_learner(dls, model, options, folder))
 
     def die(): os.kill(os.getpid(), signal.SIGKILL)

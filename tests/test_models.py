@@ -6,8 +6,8 @@ from deepfakenb.layers.attention import Attention
 from deepfakenb.models.sequence import build_model, model_class, model_names
 
 torch.set_num_threads(1)
-SMALL = {'multi-cls': dict(backbone='resnet18-narrow'),
-         'seqfakeformer': dict(backbone='resnet18-narrow', width=32, heads=4, feed_forward=32, head_width=32)}
+SMALL = {'multi-cls': dict(backbone='resnet10-narrow'),
+         'seqfakeformer': dict(backbone='resnet10-narrow', width=32, heads=4, feed_forward=32, head_width=32)}
 LABELS = torch.tensor([[1, 2, 4, 0, 0], [0, 0, 0, 0, 0], [5, 3, 1, 2, 4]])
 
 def small(name, seed=0, **kw):
@@ -123,6 +123,6 @@ def test_pretrained_weights_freeze_stem_and_first_stage(tmp_path):
 
 def test_imports_are_light():
     "Building the narrow model needs neither timm nor fastai nor pandas."
-    code = ("import sys; from deepfakenb.models.sequence import build_model; build_model('seqfakeformer', backbone='resnet18-narrow', width=16);"
+    code = ("import sys; from deepfakenb.models.sequence import build_model; build_model('seqfakeformer', backbone='resnet10-narrow', width=16);"
             "print([m for m in ('timm', 'fastai', 'pandas', 'matplotlib', 'cv2', 'sklearn') if m in sys.modules])")
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'

@@ -33,7 +33,7 @@ def checkpoint(tmp_path_factory):
     from deepfakenb.models.sequence import build_model
     torch.manual_seed(3)
     path = tmp_path_factory.mktemp('model')/'small.safetensors'
-    save_model(build_model('seqfakeformer', backbone='resnet18-narrow', width=32, heads=2), path, track='components', size=64)
+    save_model(build_model('seqfakeformer', backbone='resnet10-narrow', width=32, heads=2), path, track='components', size=64)
     return path
 
 @pytest.fixture(scope='module')
@@ -151,7 +151,7 @@ def test_model_without_attention(deepfakenb, folder, tmp_path):
     from deepfakenb.models.checkpoints import save_model
     from deepfakenb.models.sequence import build_model
     path = tmp_path/'heads.safetensors'
-    save_model(build_model('multi-cls', backbone='resnet18-narrow'), path, track='attributes', size=64)
+    save_model(build_model('multi-cls', backbone='resnet10-narrow'), path, track='attributes', size=64)
     code, out, err = deepfakenb('predict', folder/'good.png', '--checkpoint', path, '--out', tmp_path, '--json')
     answer, = json.loads(out)['images']
     assert code == 0 and len(answer['steps']) == 5 and set(answer['sequence']) <= {'Bangs', 'Eyeglasses', 'Beard', 'Smiling', 'Young'}
@@ -161,7 +161,7 @@ def test_checkpoint_that_says_too_little(deepfakenb, folder, tmp_path):
     from deepfakenb.models.checkpoints import save_model
     from deepfakenb.models.sequence import build_model
     path = tmp_path/'bare.safetensors'
-    save_model(build_model('multi-cls', backbone='resnet18-narrow'), path)
+    save_model(build_model('multi-cls', backbone='resnet10-narrow'), path)
     base = ('predict', folder/'good.png', '--checkpoint', path, '--out', tmp_path/'out')
     for more, word in (((), '--track'), (('--track', 'components'), '--size'), (('--track', 'noses', '--size', 64), 'noses')):
         code, _, err = deepfakenb(*base, *more)
@@ -173,7 +173,7 @@ def test_run(deepfakenb, folder, checkpoint, tmp_path):
     import pandas as pd, shutil, torch
     from deepfakenb import runs
     from deepfakenb.specs import RunSpec
-    spec = RunSpec(paper='p1', model='seqfakeformer', model_args=dict(backbone='resnet18-narrow', width=32, heads=2),
+    spec = RunSpec(paper='p1', model='seqfakeformer', model_args=dict(backbone='resnet10-narrow', width=32, heads=2),
                    data=dict(track='components', preset='smoke', size=64), train=dict(epochs=1), seed=0, preset='smoke')
     job = runs.begin(spec, tmp_path, fingerprint='data')
     pd.DataFrame(dict(epoch=[0], train_loss=[1.])).to_csv(job.folder/'history.csv', index=False)

@@ -7,7 +7,7 @@ from deepfakenb.core import UserError
 from deepfakenb.runs import RunSpec
 
 def spec(seed=0, **more):
-    return RunSpec(**{**dict(paper='p1', model='multi-cls', model_args=dict(backbone='resnet18-narrow'), data=dict(track='components', preset='smoke', size=64),
+    return RunSpec(**{**dict(paper='p1', model='multi-cls', model_args=dict(backbone='resnet10-narrow'), data=dict(track='components', preset='smoke', size=64),
                              train=dict(epochs=1), seed=seed, preset='smoke'), **more})
 
 def predictions(val=40, test=60, seed=0):

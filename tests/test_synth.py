@@ -134,3 +134,20 @@ def test_right_order_of_reversal_is_better(editors, generator, a, b):
     undo_a, undo_b = (lambda x: reverse_component(x, e.start, e.masks[a], generator)), (lambda x: reverse_component(x, one, e.masks[b], generator))
     without, right, wrong = (gap(x, e.start, where) for x in (two, undo_a(undo_b(two)), undo_b(undo_a(two))))
     assert right < wrong < without
+
+@pytest.mark.parametrize('name, limit', [('components', 4), ('attributes', 6)])
+def test_colour_and_file_size_tell_nothing(name, limit):
+    "The no-shortcut probes on the smoke track, all splits together; 3 and 5 points in full, with a larger sample (experiments/benchmark.ipynb)."
+    from PIL import Image
+    from deepfakenb.data.synth.tracks import ensure_track
+    from deepfakenb.metrics.probes import linear_probe
+    root = ensure_track(name, 'smoke')
+    truth = [json.loads(l) for l in open(root/f'facial_{name}'/'truth.jsonl')]
+    files = [root/t['file'] for t in truth]
+    colour = np.array([np.asarray(Image.open(f)).reshape(-1, 3).mean(0) for f in files])
+    size = np.log([[f.stat().st_size] for f in files])
+    label, person = [t['sequence'] for t in truth], [str(t['person']) for t in truth]
+    for x in (colour, size, np.concatenate([colour, size], 1)):
+        p = linear_probe(x, label, person)
+        assert p.images >= 500 and p.accuracy <= p.chance+limit, p
+    assert linear_probe(np.eye(30)[[sorted(set(label)).index(s) for s in label]], label, person).accuracy > 99     # it would notice

@@ -145,7 +145,7 @@ def published_options(state: dict # published names → tensors
     words, positions = (shape(f'{t}embeddings.{e}_embeddings.weight') for e in ('word', 'position'))
     if not any(k.startswith('backbone.') for k in state): cnn = dict(backbone=None, channels=projection[1])
     elif body+'layer1.0.conv3.weight' in state: cnn = dict(backbone='resnet50')
-    elif shape(body+'conv1.weight')[0] != 64: cnn = dict(backbone='resnet18-narrow')
+    elif shape(body+'conv1.weight')[0] != 64: cnn = dict(backbone='resnet10-narrow')
     else: cnn = dict(backbone='resnet18' if depth(body+'layer3.') == 2 else 'resnet34')
     return dict(cnn, width=projection[0], heads=shape(first+'point2.bias')[0]//2, feed_forward=shape(first+'linear1.weight')[0],
                 head_width=shape('mlp.layers.0.weight')[0], encoder_layers=depth(t+'encoder.layers.'),

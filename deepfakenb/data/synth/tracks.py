@@ -69,7 +69,7 @@ class TrackPreset:
 
 PRESETS = dict(smoke=TrackPreset('smoke', 480, 80, 160), bench=TrackPreset('bench', 6000, 800, 2240, group=5))
 
-# %% ../../../nbs/12_data.synth.tracks.ipynb #334cbd4f
+# %% ../../../nbs/12_data.synth.tracks.ipynb #f6286ba9
 def track_people(n: int, # how many
                  seed: int = 0, # person i depends on (seed, i) alone
                  wide: float = 0. # share that keeps the renderer's full spread of poses, sizes and fashions
@@ -86,12 +86,12 @@ def track_people(n: int, # how many
 def reference_people(faces: Faces, # who will receive components
                      seed: int # of the references
                     ) -> Faces: # as many, one for each
-    "Another person in the same pose, light, place and camera, of a close skin tone and the same head outline."
+    "Another person in the same pose, place and camera, of a close skin tone and the same head outline, but in a light of their own."
     other = track_people(len(faces), seed)
     outline = 9    # head_width … forehead, the first coefficients of `SHAPE`
     shape = torch.cat([faces.shape[:, :outline], other.shape[:, outline:]], 1)
-    tone = (faces.skin_tone + .1*(hash_uniform(other.seed, 905)-.5)).clamp(0, 1)
-    same = {k: getattr(faces, k) for k in ('pose', 'place', 'face_width', 'light', 'camera', 'clothes', 'scene', 'skin_hue', 'masculine')}
+    tone = (faces.skin_tone + .3*(hash_uniform(other.seed, 905)-.5)).clamp(0, 1)
+    same = {k: getattr(faces, k) for k in ('pose', 'place', 'face_width', 'camera', 'clothes', 'scene', 'masculine')}
     return other.replace(shape=shape, skin_tone=tone, eyeglasses=faces.eyeglasses, beard=faces.beard, beard_style=faces.beard_style, **same)
 
 def other_degree(value: Tensor, # (n,) present degree of an attribute, 0..1
