@@ -128,7 +128,7 @@ class SeqFakeFormer(Captioner, SequenceModel):
     def loss(self, logits, targets): return token_loss(logits, targets)
     def answer(self, images, beam): return self.search(self.features(images), beam)
 
-# %% ../../nbs/35_models.seqfakeformer.ipynb #73a7f8f6
+# %% ../../nbs/35_models.seqfakeformer.ipynb #c42f500d
 def published_options(state: dict # published names → tensors
                      ) -> dict: # options of `SeqFakeFormer`
     "Read the sizes of a published model from its weights; a name that is missing raises a `UserError` that tells it."
