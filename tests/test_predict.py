@@ -229,7 +229,7 @@ def test_ctrl_c(faces, checkpoint, tmp_path, root):
                             cwd=root, env={**os.environ, 'DEEPFAKENB_QUIET': '1', 'OMP_NUM_THREADS': '1'})
     try:
         limit = time.time()+90
-        while len(list(out.glob('*.png'))) < 3 and work.poll() is None and time.time() < limit: time.sleep(.05)
+        while len(list(out.glob('[0-9]*.png'))) < 3 and work.poll() is None and time.time() < limit: time.sleep(.05)
         work.send_signal(signal.SIGINT)
         err = work.communicate(timeout=60)[1]
     finally:

@@ -61,8 +61,10 @@ def test_experiments_and_papers_have_one_typed_parameters_cell(root):
 
 def test_notebooks_carry_outputs_and_no_errors(root):
     for p in notebooks(root):
-        cells = code_cells(nbformat.read(p, 4))
+        nb = nbformat.read(p, 4)
+        cells = code_cells(nb)
         outputs = [o for c in cells for o in c.outputs]
+        assert 'widgets' not in nb.metadata, f'{p.name}: keeps the state of its widgets; delete metadata.widgets'
         assert outputs or not cells, f'{p.name}: not a single output'
         assert not [o for o in outputs if o.output_type == 'error'], f'{p.name}: an error among its outputs'
 

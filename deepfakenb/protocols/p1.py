@@ -17,7 +17,7 @@ NARROW = 'ResNet-10-narrow (two cores)'      # our own column, for machines with
 BACKBONES = (Column('ResNet-34', dict(backbone='resnet34')), Column('ResNet-50', dict(backbone='resnet50')),
              Column(NARROW, dict(backbone='resnet10-narrow'), own=True))
 
-# %% ../../nbs/82_protocols.p1.ipynb #763e42a0
+# %% ../../nbs/82_protocols.p1.ipynb #10d4a4d0
 LEARNING_RATE = {'multi-cls': 1e-3, 'seqfakeformer': 1e-3}   # chosen on validation, see the end of this notebook
 SMALL = dict(width=64, feed_forward=128, head_width=128)     # a transformer that fits a narrow backbone (a quarter of the published width)
 
@@ -40,7 +40,7 @@ def scale(preset, row, column) -> Scale|str:
     if preset == 'smoke':
         if not column.own: return 'not in smoke'
         return Scale(one_rate(row.model, 2, warmup_epochs=0, drop_epochs=[], bs=16), dict(preset='smoke', size=64), args=args)
-    if column.own: return Scale(one_rate(row.model, 30, channels_last=True, **short(30)), dict(preset='bench', size=128), seeds=(0, 1, 2), args=args)
+    if column.own: return Scale(one_rate(row.model, 20, bs=16, channels_last=True, **short(20)), dict(preset='bench', size=128), seeds=(0, 1, 2), args=args)
     return Scale(one_rate(row.model, 100), dict(preset='bench', size=128), seeds=(0, 1, 2), needs_gpu=True)
 
 # %% ../../nbs/82_protocols.p1.ipynb #66dac173
@@ -50,14 +50,14 @@ def _table(number, track, title):
 TABLES = (_table(1, 'components', 'Accuracy of detecting sequences of facial component manipulations'),
           _table(2, 'attributes', 'Accuracy of detecting sequences of facial attribute manipulations'))
 
-# %% ../../nbs/82_protocols.p1.ipynb #54e9cbb7
-RATES = {'1e-3': 1e-3, '2e-3': 2e-3, '4e-3': 4e-3}
+# %% ../../nbs/82_protocols.p1.ipynb #6fc010bf
+RATES = {'5e-4': 5e-4, '1e-3': 1e-3, '2e-3': 2e-3}
 
 def rate_scale(preset, row, column) -> Scale|str:
     "A short training of the two-core column with the column's learning rate."
     if preset != 'bench': return 'only in bench'
     full = scale('bench', row, BACKBONES[-1])
-    return Scale(one_rate(row.model, 10, lr=RATES[column.label], channels_last=True, **short(10)), full.data, args=full.args)
+    return Scale(one_rate(row.model, 10, lr=RATES[column.label], bs=16, channels_last=True, **short(10)), full.data, args=full.args)
 
 RATE_TABLE = TableSpec('p1_rates', 'p1', 'Learning rates compared on validation', (MULTI_CLS, OURS), tuple(Column(r, BACKBONES[-1].args, own=True) for r in RATES),
                        ('Fixed-Acc', 'Adaptive-Acc'), dict(track='components'), rate_scale)
