@@ -11,6 +11,7 @@ import pytest
 from deepfakenb import runs
 from deepfakenb.core import UserError
 from deepfakenb.metrics.sequence import adaptive_accuracy, chance_level, fixed_accuracy, majority_guess
+from deepfakenb.protocols.p1 import NARROW
 from deepfakenb.protocols.base import get
 from deepfakenb.results import cells_of, difference, fill, ids, reported, runs_of, table_ids
 from deepfakenb.tables import Table, build_table, read_table, to_html, to_latex, to_markdown
@@ -113,7 +114,7 @@ def test_failed_damaged_and_half_finished_runs(tmp_path):
     run = invented_run(specs['multi-cls'], tmp_path)
     (run.path/'metrics.json').write_text('{"test"')
     table = build_table('p1_table1', 'smoke', tmp_path)
-    notes = {(l['row'], l['note']) for l in table.lines if l['column'].startswith('ResNet-18')}
+    notes = {(l['row'], l['note']) for l in table.lines if l['column'] == NARROW}
     assert ('Ours', 'failed: RuntimeError: out of memory') in notes
     assert any(r == 'Multi-Cls' and n.startswith('damaged: ') and 'metrics.json' in n for r, n in notes)
     assert not table.measured
