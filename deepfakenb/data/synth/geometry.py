@@ -79,7 +79,7 @@ def lookup(maps: Tensor, # (B, C, R, R) stored on the atlas
     "Bilinear look-up in the atlas; beyond its border the border's value."
     return F.grid_sample(maps, to_grid(torch.stack([u, v], -1)), mode='bilinear', padding_mode='border', align_corners=True)
 
-# %% ../../../nbs/11_data.synth.geometry.ipynb #117056b7
+# %% ../../../nbs/11_data.synth.geometry.ipynb #582c0a12
 def nominal_depth(x, y):
     "Depth of a nominal face above the front plane, for turning a front-plane point into a direction."
     return .80 - .42*x**2 - .10*y**2
@@ -87,7 +87,7 @@ def nominal_depth(x, y):
 def place(x, y, z=None # front-plane point in head units, (B, 1, 1) each
          ) -> tuple: # u, v and the distance from the origin, each (B, 1, 1)
     "Where a front-plane point lies in the atlas."
-    z = (.80 - .42*x*x - .10*y*y) if z is None else z
+    z = nominal_depth(x, y) if z is None else z
     x, y, z = torch.broadcast_tensors(x, y, torch.as_tensor(z, device=y.device, dtype=y.dtype))
     uv = to_uv(torch.stack([x, y, z], -1))
     return uv[..., 0], uv[..., 1], (x*x+y*y+z*z).sqrt()
