@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
 
-.venv/.ready: constraints.txt settings.ini setup.py pyproject.toml
+.venv/.ready: constraints.txt settings.ini setup.py   # not pyproject.toml: nbdev_export touches it and it names no package
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 found; install one, or name it with make PYTHON=/path/to/python"; exit 1; }
 	@echo "setting up .venv with $(PYTHON): about 6 GB, three minutes on a fast line"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
