@@ -72,7 +72,7 @@ def test_code_hash_is_the_same_for_every_python(tmp_path):
     others = [p for v in ('3.11', '3.12', '3.13') if (p := shutil.which(f'python{v}')) and subprocess.run([p, '-c', ''], capture_output=True).returncode == 0]
     if len(others) < 2: pytest.skip('only one Python here')
     source = Path(code.__file__).read_text()
-    start = source.index('def _meaning'); end = source.index('def meaning_hash')
+    start = source.index('def _meaning'); end = source.index('def notebook_hash')
     script = 'import ast, hashlib, sys\n'+source[start:end]+'for f in sys.argv[1:]: print(hashlib.sha256(repr(_meaning(ast.parse(open(f).read()))).encode()).hexdigest())'
     files = sorted(map(str, Path(code.__file__).parent.rglob('*.py')))
     assert len({subprocess.run([p, '-c', script, *files], capture_output=True, text=True, check=True).stdout for p in others}) == 1

@@ -4,12 +4,12 @@
 __all__ = ['PRESETS', 'PAPERS', 'Row', 'Column', 'Scale', 'Cell', 'has_gpu', 'TableSpec', 'Protocol', 'get', 'data_root',
            'data_kind', 'source_of', 'locate', 'imagenet_file', 'with_weights']
 
-# %% ../../nbs/82_protocols.base.ipynb #6aa772c9
+# %% ../../nbs/82_protocols.base.ipynb #41d9a710
 import importlib, os
 from dataclasses import dataclass, field
 from pathlib import Path
 from ..core import UserError, data_dir, read_json, shown
-from ..specs import RunSpec
+from ..specs import RunSpec, start_file
 
 PRESETS = dict(smoke='every class of row trained for a moment, to show that all of it works; the numbers mean nothing',
                bench='the embedded benchmark of rendered faces, three seeds; a GPU, or a night of CPU for the columns marked so',
@@ -139,7 +139,7 @@ def locate(track: str, # 'components' or 'attributes'
     from deepfakenb.data.synth.tracks import ensure_track
     return Path(ensure_track(track, preset))
 
-# %% ../../nbs/82_protocols.base.ipynb #8e9a17b6
+# %% ../../nbs/82_protocols.base.ipynb #534f5f77
 def imagenet_file(backbone: str # 'resnet34' …
                  ) -> Path|None:
     "The file of a backbone's ImageNet weights, if there is one."
@@ -148,7 +148,10 @@ def imagenet_file(backbone: str # 'resnet34' …
 
 def with_weights(model_args: dict # of a RunSpec
                 ) -> dict: # for `build_model`
-    "Options with `weights='imagenet'` turned into the file; an absent one raises `UserError`."
+    "Options with `weights='imagenet'` or `'single-edits'` turned into the file; an absent one raises `UserError`."
+    if start := start_file(model_args):
+        if not start.is_file(): raise UserError(f'{shown(start)}: no such file; train it with experiments/backbone.ipynb')
+        return {**model_args, 'weights': str(start)}
     if model_args.get('weights') != 'imagenet': return model_args
     path = imagenet_file(model_args['backbone'])
     if path is None: raise UserError(f"weights not available: put the ImageNet weights of {model_args['backbone']} at {shown(data_dir()/'real'/'weights')}/{model_args['backbone']}.pth")

@@ -215,7 +215,7 @@ def _make_split(part: Path, track: str, split: str, n: int, preset: TrackPreset,
 # %% ../../../nbs/12_data.synth.tracks.ipynb #507e1460
 def _spec(track: str, preset: TrackPreset, seed: int, weights: Path) -> dict:
     "Everything that a track's bytes depend on."
-    return dict(kind='synthetic', track=track, preset=asdict(preset), seed=seed, generator=file_hash(weights, 16), code=object_hash(dependencies('data.synth.tracks', neutral=('data.seqdeepfake',))))
+    return dict(kind='synthetic', track=track, preset=asdict(preset), seed=seed, generator=file_hash(weights, 16), code=object_hash(dependencies('data.synth.tracks._make_split', 'data.synth.tracks._finish', neutral=('data.seqdeepfake',))))
 
 def find_preset(preset: str|TrackPreset # a name, or one's own
                ) -> TrackPreset:
