@@ -190,7 +190,7 @@ def cells_of(table_id: str, # 'p1_table1' …
         cells.append(Cell(c.row, c.column, c.metric, runs, len(found), said or (c.reason if not runs else None)))
     return spec.title, ' and '.join(sorted(kinds)) or 'none', cells
 
-# %% ../nbs/83_results.ipynb #96758a2a
+# %% ../nbs/83_results.ipynb #6aebc698
 def runs_of(table_id: str, # 'p1_table1' …
             preset: str, # 'smoke', 'bench' or 'paper'
             out: Path|str|None = None # where the runs lie
@@ -200,12 +200,14 @@ def runs_of(table_id: str, # 'p1_table1' …
 
 def difference(a, # finished runs of one method, one a seed
                b, # of another, tested on the same images
-               checkpoint: str = 'adaptive' # 'fixed' or 'adaptive'
+               checkpoint: str = 'adaptive', # 'fixed' or 'adaptive'
+               *, whole: bool = False # count images whose whole sequence is right instead of slots
               ): # Interval: mean, low, high in percentage points
     "How much better the first method is, over seeds and images; other images raise `UserError`."
     from deepfakenb.metrics.intervals import seeds_and_images_difference
     if list(split_predictions(a[0])['file']) != list(split_predictions(b[0])['file']): raise UserError(f'{a[0].id} and {b[0].id}: tested on different images; train them on the same data')
-    return seeds_and_images_difference(*counts(a, checkpoint), *counts(b, checkpoint))
+    def of(runs): right, slots = counts(runs, checkpoint); return (right == slots, slots > 0) if whole else (right, slots)
+    return seeds_and_images_difference(*of(a), *of(b))
 
 def images_on_disk(track: str, # 'components' or 'attributes'
                    preset: str, # of the data
