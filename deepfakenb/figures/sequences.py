@@ -136,7 +136,7 @@ def failures_figure(chosen: dict, # track -> `confident_failures(...)`
         axes[0, t*each+each//2].set_title(track)
     return fig
 
-# %% ../../nbs/84_figures.sequences.ipynb #9a6224ae
+# %% ../../nbs/84_figures.sequences.ipynb #154934b3
 def curves_figure(groups: dict, # name -> finished runs, one a seed
                   column: str = 'adaptive_acc' # validation score of the right panel
                  ): # figure
@@ -150,7 +150,7 @@ def curves_figure(groups: dict, # name -> finished runs, one a seed
             right.plot(h['epoch']+1, h[column], style, color=colour, lw=1.1, label=name if k == 0 else None)
     left.set(xlabel='epoch', ylabel='loss'); right.set(xlabel='epoch', ylabel=f"validation {column.split('_')[0].title()}-Acc (%)")
     left.plot([], [], color=INK, label='training'); left.plot([], [], color=INK, alpha=.45, label='validation')
-    for ax in (left, right): ax.legend(); ax.xaxis.get_major_locator().set_params(integer=True)
+    for ax in (left, right): ax.legend(loc='lower left', bbox_to_anchor=(0, 1), ncols=2); ax.xaxis.get_major_locator().set_params(integer=True)
     return fig
 
 def last_gain(run, # a finished run
