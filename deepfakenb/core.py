@@ -49,6 +49,8 @@ def shown(path: Path|str # any path
     return p.name
 
 # %% ../nbs/00_core.ipynb #a8614264
+_UMASK = os.umask(0o022); os.umask(_UMASK)   # can only be read by setting it
+
 @contextlib.contextmanager
 def atomic(path: Path|str # the file (or folder) that should appear
           ): # yields a temporary path beside it
@@ -59,6 +61,7 @@ def atomic(path: Path|str # the file (or folder) that should appear
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield tmp
+        if tmp.is_file(): tmp.chmod(0o666 & ~_UMASK)   # safetensors writes files that nobody else may read
         os.replace(tmp, path)
     except OSError as e:
         if isinstance(e, FileNotFoundError) and not tmp.exists() and path.parent.exists(): raise

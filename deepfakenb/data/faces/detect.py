@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 import numpy as np
 from ...core import UserError, shown
+from ..facefind import hog_detector
 
 # %% ../../../nbs/16_data.faces.detect.ipynb #1bd8f3c2
 def _package(name: str, install: str, who: str): # the imported module
@@ -49,11 +50,6 @@ class Detector:
         return [_rows(self.one(np.ascontiguousarray(i))) for i in images]
 
 # %% ../../../nbs/16_data.faces.detect.ipynb #1d815fc2
-@cache
-def _dlib():
-    import dlib
-    return dlib.get_frontal_face_detector()
-
 @dataclass(frozen=True)
 class Hog(Detector):
     "dlib's frontal face detector (Dalal and Triggs' features, five views)."
@@ -65,7 +61,7 @@ class Hog(Detector):
     def smallest(self) -> float: return 75/2**self.upsample
 
     def one(self, image):
-        boxes, scores, _ = _dlib().run(image, self.upsample, self.threshold or 0.)
+        boxes, scores, _ = hog_detector().run(image, self.upsample, self.threshold or 0.)
         return [(b.left(), b.top(), b.right()+1, b.bottom()+1, s) for b, s in zip(boxes, scores)]
 
 # %% ../../../nbs/16_data.faces.detect.ipynb #bdc2e3d7
