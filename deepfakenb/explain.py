@@ -4,7 +4,7 @@
 __all__ = ['Records', 'join', 'attentions', 'record', 'rows', 'enlarge', 'heat', 'weight_map', 'spread', 'on_grid', 'from_tokens',
            'palette', 'colours', 'overlay', 'font', 'fitted', 'panel', 'beside', 'stacked', 'packed', 'png', 'jpeg']
 
-# %% ../nbs/86_explain.ipynb #49428e53
+# %% ../nbs/86_explain.ipynb #331b0dc6
 import contextlib
 from functools import cache
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from .core import UserError
 from .layers.attention import Attention, AttentionRecord
+from .layers.observed import Observed
 
 # %% ../nbs/86_explain.ipynb #22e88a59
 class Records(dict):
@@ -43,11 +44,11 @@ def join(records: list[AttentionRecord] # calls of one submodule
     log_m = None if last.log_m is None else torch.cat([r.log_m.expand(r.weights.shape) for r in records], 2)
     return AttentionRecord(last.name, weights, last.grid, log_m)
 
-# %% ../nbs/86_explain.ipynb #34ff08ef
+# %% ../nbs/86_explain.ipynb #4af9f818
 def attentions(model: nn.Module # any model of the workbook
-              ) -> dict[str, Attention]: # name → submodule, in the order of the module tree
+              ) -> dict[str, Attention|Observed]: # name → submodule, in the order of the module tree
     "The attention submodules of a model."
-    return {n: m for n, m in model.named_modules() if isinstance(m, Attention)}
+    return {n: m for n, m in model.named_modules() if isinstance(m, (Attention, Observed))}
 
 @contextlib.contextmanager
 def record(model: nn.Module # any model; one without attention records nothing
