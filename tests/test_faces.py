@@ -337,6 +337,23 @@ def test_a_folder_of_frames_and_an_index(short, tmp_path):
     with pytest.raises(UserError, match='10.png.*0 bytes'): extract_faces(index, tmp_path/'out2', **SMALL)
 
 
+def test_faces_that_are_cut_out_already(short, tmp_path):
+    "WildDeepfake comes as faces: each picture is taken whole, none is lost, whatever a detector would say."
+    from PIL import Image
+    root, sizes = tmp_path/'wild', ((90, 90), (70, 100), (101, 80))
+    for number, (part, kind) in enumerate((('real_train', 'real'), ('real_train', 'real'), ('fake_train', 'fake'), ('real_test', 'real'), ('fake_test', 'fake'))):
+        folder = root/part/str(number)/kind/'3'; folder.mkdir(parents=True)
+        for k, size in enumerate(sizes): Image.new('RGB', size, (40*k, 90, 30*number)).save(folder/f'{k}.png')   # nothing that a detector would find
+    from deepfakenb.data.video import VideoIndex
+    index = VideoIndex.read(root, 'wilddeepfake')
+    e = extract_faces(index, tmp_path/'out', size=64)
+    m = pd.read_parquet(tmp_path/'out'/'faces.parquet')
+    assert e.faces == 15 and not e.no_face and set(m.how) == {'given'} and set(m.rule) == {'square-1'} and set(m.detector) == {'given'}
+    assert m[['x0', 'y0', 'x1', 'y1']].values.tolist() == [[0, 0, *s] for s in sizes]*5
+    e = extract_faces(index, tmp_path/'hog', size=64, detector='hog')
+    assert e.faces == 0 and len(e.no_face) == 5
+
+
 def test_ids_that_lie_in_each_other_or_outside(tmp_path, short):
     for p in ('a.mp4', 'a/b.mp4', 'a/b.avi'): write_other(tmp_path/'in'/p, short[:1], codec='mpeg4') if (tmp_path/'in'/p).parent.mkdir(parents=True, exist_ok=True) is None else None
     jobs, _ = list_videos(tmp_path/'in', tmp_path/'out')

@@ -333,7 +333,7 @@ def test_the_options_of_the_commands_are_those_of_the_functions():
     from deepfakenb.data.synth.sets import PLANS
     from deepfakenb.data.synth.videos import make_videos
     theirs, ours = inspect.signature(extract_faces).parameters, inspect.signature(data.faces).parameters
-    for name in ('rule', 'size', 'detector', 'step', 'workers'): assert ours[name].default == theirs[name].default
+    for name in ('rule', 'size', 'detector', 'step', 'workers'): assert (ours[name].default or None) == theirs[name].default
     assert {'preset', 'seed', 'workers', 'device'} <= set(inspect.signature(make_videos).parameters) and set(data.VIDEO_SETS) == set(PLANS)
 
 def test_commands_call_what_makes_videos_and_faces(tmp_path, capfd, monkeypatch):

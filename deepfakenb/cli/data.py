@@ -78,7 +78,7 @@ def check(folder: Annotated[Path, typer.Argument(metavar='DIR', help='A dataset,
         for table in layouts.tables(report, most): console.print(table)
     if not report.ok: raise typer.Exit(1)
 
-# %% ../../nbs/89_cli.data.ipynb #aca96704
+# %% ../../nbs/89_cli.data.ipynb #2a399d02
 def _listed(text: str): return tuple(t.strip() for t in text.split(',') if t.strip()) or None
 
 @app.command(epilog=_examples('deepfakenb data faces data/real/FaceForensics++ crops/ffpp --workers 8', 'deepfakenb data faces data/real/FaceForensics++ crops/c40 --compression c40 --methods Deepfakes,FaceSwap',
@@ -91,9 +91,9 @@ def faces(folder: Annotated[Path, typer.Argument(metavar='DIR', help='A video da
           splits: Annotated[str, typer.Option(help='official, by-source or by-identity; DeeperForensics also ffpp.')] = 'official',
           allow_leak: Annotated[str, typer.Option(help='Leaks to let pass, with commas: video, source, identity, content.')] = '',
           missing: Annotated[str, typer.Option(help='error, or skip: leave out what is listed and not there.')] = 'error',
-          rule: Annotated[str, typer.Option(help='What is cut out around a face: square-1.3, first-2 (paper 5), first-2/16, aligned-1.3, landmarks-1.3.')] = 'square-1.3',
+          rule: Annotated[str, typer.Option(help='What is cut out around a face: square-1.3, first-2 (paper 5), first-2/16, aligned-1.3, landmarks-1.3.', show_default='square-1.3; square-1 of given faces')] = '',
           size: Annotated[int, typer.Option(min=1, help='Pixels a side of a crop.')] = 224,
-          detector: Annotated[str, typer.Option(help='hog needs nothing; mtcnn, retinaface, mediapipe and yunet need their packages and weights.')] = 'hog',
+          detector: Annotated[str, typer.Option(help='hog needs nothing; mtcnn, retinaface, mediapipe and yunet need their packages and weights; given takes the pictures as faces that are cut out already; auto: given for datasets that come so, else hog.')] = 'auto',
           weights: Annotated[str, typer.Option(help="The detector's weights, where it needs some.")] = '',
           landmarks: Annotated[str, typer.Option(help="dlib's shape predictor (.dat), for the rules with landmarks.")] = '',
           step: Annotated[int, typer.Option(min=1, help='Every how many frames.')] = 1,
@@ -104,7 +104,7 @@ def faces(folder: Annotated[Path, typer.Argument(metavar='DIR', help='A video da
     with stoppable('what was cut out so far is kept, run it again to go on'):
         videos = _videos(folder, dataset, compression, methods, splits, allow_leak, missing)
         from deepfakenb.data.faces.extract import extract_faces
-        done = extract_faces(videos, out, rule=rule, size=size, detector=detector, step=step, limit=limit or None, workers=workers,
+        done = extract_faces(videos, out, rule=rule or None, size=size, detector=detector, step=step, limit=limit or None, workers=workers,
                              allow_partial=partial, landmarks=landmarks or None, **({'weights': weights} if weights else {}))
     typer.echo(done.summary())
 

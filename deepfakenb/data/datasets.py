@@ -7,7 +7,7 @@ __all__ = ['LAYOUTS', 'Layout', 'layout']
 from dataclasses import dataclass
 from ..core import UserError
 
-# %% ../../nbs/10_data.datasets.ipynb #99b05f8b
+# %% ../../nbs/10_data.datasets.ipynb #b4c7bd71
 @dataclass(frozen=True)
 class Layout:
     "What one dataset looks like on disk, and the terms under which it is to be had."
@@ -29,6 +29,7 @@ class Layout:
     reader: str = '' # 'module:function' below deepfakenb, called with the root, returns a Listing (videos only)
     known_leaks: tuple[tuple[str, str], ...] = () # leaks that the official split has by its making: (kind, why); told, not refused
     splits: tuple[str, ...] = ('official',) # published splits, by the names under which they are read
+    crops: bool = False # its pictures are faces that are cut out already
     pattern: str = '' # regular expression that a file must begin with where a mark gives its name with a *, '' for none
 
 # %% ../../nbs/10_data.datasets.ipynb #e1ffdf30
@@ -88,7 +89,7 @@ _VIDEOS = (
            pattern=r'\s*(\{\s*("[^"]+\.\w+"\s*:\s*\{|\})|"?filename"?\s*,)'),
     )
 
-# %% ../../nbs/10_data.datasets.ipynb #48b45422
+# %% ../../nbs/10_data.datasets.ipynb #ceca9a19
 _VIDEOS += (
     _video('deeperforensics', 'DeeperForensics-1.0', 'deeperforensics:read_deeperforensics', ('manipulated_videos/end_to_end*',),
            files='manipulated_videos/{end_to_end,end_to_end_level_1…5,end_to_end_random_level,end_to_end_mix_2…4_distortions,reenact_postprocess}/*.mp4', annotations='lists/splits/{train,val,test}.txt: names of fakes',
@@ -98,11 +99,11 @@ _VIDEOS += (
     _video('wilddeepfake', 'WildDeepfake', 'folders:read_wilddeepfake', ('real_train|real_test', 'fake_train|fake_test'), inside='',
            files='{real,fake}_{train,test}/<archive>/{real,fake}/<sequence>/<frame>.png', annotations='none', labels='by folder', split='by folder, train and test; we take validation from train by archive',
            official=(('sequences', 7_314), ('source videos', 707), ('images', 1_180_099)), licence='read the page; the faces come from videos of the internet, so treat it as for research only', access='ask on the project page',
-           home='https://github.com/OpenTAI/wild-deepfake', paper='Zi, Chang, Chen, Ma, Jiang: WildDeepfake: A Challenging Real-World Dataset for Deepfake Detection, ACM MM 2020'),
+           home='https://github.com/OpenTAI/wild-deepfake', crops=True, paper='Zi, Chang, Chen, Ma, Jiang: WildDeepfake: A Challenging Real-World Dataset for Deepfake Detection, ACM MM 2020'),
     _video('deepfakebench', 'DeepfakeBench, preprocessed', 'deepfakebench:read_deepfakebench', ('*.json|dataset_json/*.json',),
            files='wherever the JSON says, below the root or below rgb/', annotations='<dataset>.json: dataset -> class -> split -> [compression] -> video -> {label, frames}',
            labels='by class: names that end in real are real, all others fake', split='as the JSON says; many of these files list a video in several splits, which is refused',
-           official=(), licence='that of each dataset; the benchmark itself is CC BY-NC 4.0', access='the benchmark links its JSON files and, for some datasets, the frames', home='https://github.com/SCLBD/DeepfakeBench',
+           official=(), licence='that of each dataset; the benchmark itself is CC BY-NC 4.0', access='the benchmark links its JSON files and, for some datasets, the frames', home='https://github.com/SCLBD/DeepfakeBench', crops=True,
            paper='Yan, Zhang, Yuan, Lyu, Wu: DeepfakeBench: A Comprehensive Benchmark of Deepfake Detection, NeurIPS 2023', pattern=r'\s*\{\s*"[^"]+"\s*:\s*\{\s*"[^"]+"\s*:\s*\{\s*"(train|val|test)"\s*:\s*\{'),
     _video('folder', 'any folder with real/ and fake/', 'folders:read_folder', ('real|train/real|test/real', 'fake|train/fake|test/fake'),
            files='[train|val|test/]{real,fake}/**: videos, or folders of pictures', annotations='none', labels='by folder', split='by folder where train/, val/ or test/ hold real/ and fake/; otherwise all is test, or splits="by-source"',

@@ -2,9 +2,9 @@
 
 # %% auto #0
 __all__ = ['FACTS', 'HOLD', 'Settings', 'Job', 'list_videos', 'begin_worker', 'row_schema', 'ranges', 'stamp', 'begin_record',
-           'extract_video', 'commit_folder']
+           'taken_whole', 'extract_video', 'commit_folder']
 
-# %% ../../../nbs/16_data.faces.each.ipynb #76b883ea
+# %% ../../../nbs/16_data.faces.each.ipynb #8b6a0a22
 import hashlib, json, os, shutil, time
 from collections import Counter
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from ..images import open_image
 from ..listing import VIDEO_SUFFIXES, natural, pictures
 from .crop import Rule, crop_maps, cut, find_landmarks, outside
 from .detect import build_detector
-from .track import Still, smooth_rows, track_faces
+from .track import Still, Tracked, smooth_rows, track_faces
 
 # %% ../../../nbs/16_data.faces.each.ipynb #5d69cf1f
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def begin_worker():
     import signal, cv2
     signal.signal(signal.SIGINT, signal.SIG_IGN); cv2.setNumThreads(1)
 
-# %% ../../../nbs/16_data.faces.each.ipynb #d8178d63
+# %% ../../../nbs/16_data.faces.each.ipynb #8492f05c
 def _landmarks(settings: Settings, job: Job, frames: _Frames, t) -> np.ndarray|None: # (n, K, 2) px, smoothed over time
     if not Rule(settings.rule).needs_landmarks: return None
     find = settings.landmarks
@@ -155,7 +155,7 @@ def _write_crops(folder: Path, job: Job, settings: Settings, frames: _Frames, t,
         (folder/name).write_bytes(cv2.imencode('.'+settings.format, cv2.cvtColor(crop, cv2.COLOR_RGB2BGR), code)[1].tobytes())
         clock['colour'] += mid-start; clock['crop'] += end-mid; clock['write'] += time.perf_counter()-end
         rows.append(dict(frame=f.index, file=f'crops/{job.folder}/{name}', **dict(zip(('x0', 'y0', 'x1', 'y1'), t.boxes[k].tolist())), score=float(t.scores[k]),
-                         how='detected' if t.detected[k] else 'tracked', track=int(t.track[k]), outside=outside(maps[k], settings.size, image.shape), to_crop=maps[k].ravel().tolist()))
+                         how='given' if settings.detector == 'given' else 'detected' if t.detected[k] else 'tracked', track=int(t.track[k]), outside=outside(maps[k], settings.size, image.shape), to_crop=maps[k].ravel().tolist()))
     return rows
 
 # %% ../../../nbs/16_data.faces.each.ipynb #1318defc
@@ -189,7 +189,15 @@ def begin_record(job: Job, settings: Settings) -> dict: # json-able
     "What identifies a finished video: its settings and its content."
     return dict(video=job.id, settings=object_hash(settings.told()), stamp=stamp(job))
 
-# %% ../../../nbs/16_data.faces.each.ipynb #bf1b494e
+# %% ../../../nbs/16_data.faces.each.ipynb #c4f8324f
+def taken_whole(frames # decoded frames
+               ) -> Tracked:
+    "Every picture as a face that fills it."
+    seen = [(f.index, *f.rgb().shape[:2]) for f in frames]
+    n, boxes = len(seen), np.array([[0, 0, w, h] for _, h, w in seen], np.float32).reshape(-1, 4)
+    return Tracked(np.array([i for i, *_ in seen], int), boxes, boxes, np.ones(n, np.float32), np.ones(n, bool), np.zeros(n, int), np.zeros(0, int), min(n, 1), {})
+
+# %% ../../../nbs/16_data.faces.each.ipynb #4537d9f8
 def extract_video(job: Job, settings: Settings, out: Path|str # OUT
                  ) -> dict: # its record
     "Make the folder of one video, complete or not at all; a video that cannot be read becomes a record with the reason."
@@ -200,7 +208,7 @@ def extract_video(job: Job, settings: Settings, out: Path|str # OUT
     record = begin_record(job, settings)
     try:
         detector, frames = build_detector(settings.detector, **dict(settings.options)), _Frames(job, settings)
-        t = track_faces(frames, detector, every=max(1, settings.every//settings.step))
+        t = taken_whole(frames) if settings.detector == 'given' else track_faces(frames, detector, every=max(1, settings.every//settings.step))
         clock['track'] = time.perf_counter()-start
         if not frames.read: raise UserError(f'{shown(job.file)}: holds no picture; fetch or make it again')
         rows = _write_crops(work, job, settings, frames, t, clock)

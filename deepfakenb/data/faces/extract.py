@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Extraction', 'extract_faces']
 
-# %% ../../../nbs/16_data.faces.extract.ipynb #85e83db7
+# %% ../../../nbs/16_data.faces.extract.ipynb #da5e9388
 import json, os, shutil, time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -11,6 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from ...core import UserError, atomic, object_hash, progress, read_json, shown, write_json
+from ..datasets import LAYOUTS
 from .detect import build_detector
 from .each import FACTS, Job, Settings, begin_record, begin_worker, commit_folder, extract_video, list_videos, row_schema
 
@@ -113,12 +114,12 @@ def _claim(out: Path, settings: Settings): # a held lock; raises where the folde
     shutil.rmtree(out/'.work', ignore_errors=True)
     return lock
 
-# %% ../../../nbs/16_data.faces.extract.ipynb #591c0b33
+# %% ../../../nbs/16_data.faces.extract.ipynb #8fe661be
 def extract_faces(videos, # folder of videos, a video file, a data.video.VideoIndex, or a DataFrame with `id` and `file`
                   out: Path|str, # a new folder, or one of an extraction to be continued
                   *,
-                  detector='hog', # 'hog', 'mtcnn', 'retinaface', 'mediapipe', 'yunet', or an object with `detect`
-                  rule: str = 'square-1.3', # 'square-1.3', 'first-2', 'first-2/16', 'aligned-1.3', 'landmarks-1.3'
+                  detector='auto', # 'given' for datasets of cut-out faces, else 'hog'; 'mtcnn', 'retinaface', 'mediapipe', 'yunet', or an object with `detect`
+                  rule: str|None = None, # default: 'square-1.3', of given faces 'square-1'; or 'square-1.3', 'first-2', 'first-2/16', 'aligned-1.3', 'landmarks-1.3'
                   size: int = 224, # side of the crops, px
                   step: int = 1, # every how many frames
                   limit: int|None = None, # most frames of a video that are looked at, from its start
@@ -133,6 +134,8 @@ def extract_faces(videos, # folder of videos, a video file, a data.video.VideoIn
     "Extract one face a frame from videos, resumable and in parallel; `UserError` for wrong settings, or where no video could be read."
     out, start = Path(out), time.perf_counter()
     if workers < 1: raise UserError(f'workers={workers}: at least 1', 2)
+    if isinstance(detector, str) and detector == 'auto': detector = 'given' if any(r.crops for r in LAYOUTS if r.name == getattr(videos, 'dataset', '')) else 'hog'
+    rule = rule or ('square-1' if detector == 'given' else 'square-1.3')
     settings = Settings(detector, tuple(sorted((k, v) for k, v in options.items() if v is not None)), rule, size, step, limit, format, quality, landmarks, allow_partial, every)
     build_detector(detector, **dict(settings.options))                     # what is missing is told before anything is made
     jobs, facts = list_videos(videos, out)
