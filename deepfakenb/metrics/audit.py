@@ -3,11 +3,11 @@
 # %% auto #0
 __all__ = ['BORDER', 'LAZY', 'flow', 'roughness', 'effect_size', 'describe', 'audit', 'lazy_probes', 'motion_and_size']
 
-# %% ../../nbs/26_metrics.audit.ipynb #39a41e02
+# %% ../../nbs/26_metrics.audit.ipynb #9b9bcc54
 import math
 from pathlib import Path
 import numpy as np
-from ..core import UserError, progress, shown
+from ..core import UserError, shown
 
 # %% ../../nbs/26_metrics.audit.ipynb #4b582d53
 def flow(frames, # uint8 (T, H, W, 3)
@@ -35,7 +35,7 @@ def effect_size(a, b # two samples of a positive quantity
     a, b = np.log(np.maximum(a, 1e-9)), np.log(np.maximum(b, 1e-9))
     return float((b.mean()-a.mean())/max(1e-12, math.sqrt((a.var(ddof=1)+b.var(ddof=1))/2)))
 
-# %% ../../nbs/26_metrics.audit.ipynb #4626113e
+# %% ../../nbs/26_metrics.audit.ipynb #2c8cc8e5
 BORDER = 4   # pixels at each side of the picture
 
 def describe(frames, # uint8 (T, H, W, 3)
@@ -58,14 +58,16 @@ def audit(root: Path|str, # of a FaceForensics++-like set of our own, with truth
     "Describe every video of a set; `UserError` where there is no truth.parquet."
     import pandas as pd
     from deepfakenb.data.codec import probe, read_video
+    from deepfakenb.data.images import threaded
     root = Path(root)
     if not (root/'truth.parquet').exists(): raise UserError(f'{shown(root)}: has no truth.parquet; make a set with: deepfakenb data make ffpp')
-    truth, rows = pd.read_parquet(root/'truth.parquet'), []
-    for id, t in progress(truth.groupby('video', sort=False), 'audit'):
+    def one(item): # the heavy parts, decoding and optical flow, leave other threads free
+        id, t = item
         method, stem = id.split('/')
         path = root/('original_sequences/youtube' if method == 'original' else f'manipulated_sequences/{method}')/compression/'videos'/f'{stem}.mp4'
-        rows.append(dict(video=id, method=method, label=int(method != 'original'), person=int(t.person.iloc[0]), bytes=path.stat().st_size, seconds=probe(path).seconds)
-                    | describe(read_video(path), t[['x0', 'y0', 'x1', 'y1']].mean()))
+        return (dict(video=id, method=method, label=int(method != 'original'), person=int(t.person.iloc[0]), bytes=path.stat().st_size, seconds=probe(path).seconds)
+                | describe(read_video(path), t[['x0', 'y0', 'x1', 'y1']].mean()))
+    rows = threaded(one, list(pd.read_parquet(root/'truth.parquet').groupby('video', sort=False)), f'describing {compression}')
     return pd.DataFrame(rows)
 
 # %% ../../nbs/26_metrics.audit.ipynb #e64653de
