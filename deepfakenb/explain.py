@@ -2,7 +2,8 @@
 
 # %% auto #0
 __all__ = ['Records', 'join', 'attentions', 'record', 'rows', 'enlarge', 'heat', 'weight_map', 'spread', 'on_grid', 'from_tokens',
-           'palette', 'colours', 'overlay', 'font', 'fitted', 'panel', 'beside', 'stacked', 'packed', 'png', 'jpeg']
+           'pictured', 'one_for_all', 'for_steps', 'palette', 'colours', 'overlay', 'font', 'fitted', 'panel', 'beside',
+           'stacked', 'packed', 'png', 'jpeg']
 
 # %% ../nbs/86_explain.ipynb #331b0dc6
 import contextlib
@@ -14,9 +15,10 @@ from .core import UserError
 from .layers.attention import Attention, AttentionRecord
 from .layers.observed import Observed
 
-# %% ../nbs/86_explain.ipynb #22e88a59
+# %% ../nbs/86_explain.ipynb #54ac1eaf
 class Records(dict):
-    "Attention of a recorded forward pass: name of the submodule → its `AttentionRecord`s; `records[name]` joins the calls."
+    "Attention of a recorded forward pass: name of the submodule → its `AttentionRecord`s; `records[name]` joins the calls. `observed`: those that are no `Attention`."
+    observed: frozenset = frozenset()
     def add(self, name: str, record: AttentionRecord):
         "Keep one call, detached from the graph."
         log_m = None if record.log_m is None else record.log_m.detach().float()
@@ -44,7 +46,7 @@ def join(records: list[AttentionRecord] # calls of one submodule
     log_m = None if last.log_m is None else torch.cat([r.log_m.expand(r.weights.shape) for r in records], 2)
     return AttentionRecord(last.name, weights, last.grid, log_m)
 
-# %% ../nbs/86_explain.ipynb #4af9f818
+# %% ../nbs/86_explain.ipynb #8d87d2b8
 def attentions(model: nn.Module # any model of the workbook
               ) -> dict[str, Attention|Observed]: # name → submodule, in the order of the module tree
     "The attention submodules of a model."
@@ -55,6 +57,7 @@ def record(model: nn.Module # any model; one without attention records nothing
           ):
     "Record the attention of every forward pass inside the `with` block; yields the `Records`, restores the model's state after it."
     found, records = attentions(model), Records()
+    records.observed = frozenset(n for n, m in found.items() if isinstance(m, Observed))
     before = {n: (m.recording, m.last) for n, m in found.items()}
     def listen(name):
         def hook(module, args, output):
@@ -127,6 +130,28 @@ def from_tokens(records: Records # recorded attention
     "The cross-attentions: keys on a feature map, queries that are not its cells."
     def wanted(r): return on_grid(r) and r.weights.shape[2] != r.weights.shape[3]
     return [n for n in records if wanted(records.calls(n)[-1])]
+
+# %% ../nbs/86_explain.ipynb #e5268273
+def pictured(records: Records # recorded attention
+            ) -> list[str]: # names, the one to be shown first at the end
+    "Every attention that has a picture: observed matrices between cells, then maps and the attention of tokens or slots."
+    between = [n for n in records if n in records.observed and n not in from_tokens(records) and on_grid(records.calls(n)[-1])]
+    return between+from_tokens(records)
+
+def one_for_all(record: AttentionRecord, # attention over cells
+                steps: int # of the answer
+               ) -> bool:
+    "Does one picture stand for all steps, because no query belongs to a step?"
+    queries, keys = record.weights.shape[2:]
+    return queries < steps or queries == keys
+
+def for_steps(record: AttentionRecord, # attention over cells
+              steps: int # of the answer
+             ) -> AttentionRecord: # with a query for each step
+    "The record as `heat` and `spread` want it; queries that belong to no step are averaged, and stand for every step."
+    if not one_for_all(record, steps): return record
+    def same(x): return None if x is None else x.mean(2, keepdim=True).expand(-1, -1, steps, -1)
+    return AttentionRecord(record.name, same(record.weights), record.grid, same(record.log_m))
 
 # %% ../nbs/86_explain.ipynb #055d9dde
 @cache

@@ -2,9 +2,9 @@
 
 # %% auto #0
 __all__ = ['State', 'closed', 'with_token', 'move_token', 'Look', 'Explorer', 'picture', 'Row', 'table', 'text', 'layers',
-           'AttentionExplorer']
+           'head_options', 'AttentionExplorer']
 
-# %% ../nbs/88_widgets.ipynb #65d998a0
+# %% ../nbs/88_widgets.ipynb #fe85ebe4
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 import re
@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 from .core import UserError
-from .explain import Records, beside, colours, from_tokens, heat, jpeg, overlay, panel, png, record, spread, weight_map
+from .explain import Records, beside, colours, for_steps, heat, jpeg, one_for_all, overlay, panel, pictured, png, record, spread, weight_map
 from .predict import model_input
-from .vocab import NA, STEPS, TOKENS, Vocabulary
+from .vocab import NA, STEPS, Vocabulary
 
 # %% ../nbs/88_widgets.ipynb #d1de998f
 @dataclass(frozen=True)
@@ -49,12 +49,13 @@ def move_token(state: State, by: int # -1: earlier, 1: later
     tokens[i], tokens[j] = tokens[j], tokens[i]
     return replace(state, tokens=tuple(tokens), step=j)
 
-# %% ../nbs/88_widgets.ipynb #20f696eb
+# %% ../nbs/88_widgets.ipynb #eb2b506c
 @dataclass(frozen=True)
 class Look:
     "One pass of the model over a picture with a given sequence."
-    probabilities: np.ndarray # (steps, V)
-    records: Records          # its attention
+    probabilities: np.ndarray  # (steps, V)
+    records: Records           # its attention
+    reads: tuple[int, ...] = () # token read at each step, as the model was given it; empty: it reads none
 
 class Explorer:
     "Pictures and text of a model's attention, as functions of a `State`; without pictures it raises `UserError`."
@@ -75,13 +76,18 @@ class Explorer:
     @torch.no_grad()
     def look(self, state: State) -> Look:
         "The pass behind a state, remembered."
-        key = state.image, state.tokens
+        key = state.image, state.tokens if self.reads else ()
         if key not in self._looks:
             inputs, _ = self.model.teacher(torch.tensor([state.tokens], device=self.device))
-            with record(self.model) as records: logits = self.model(self._input(state.image), *inputs)
+            with record(self.model) as records:
+                if inputs: p = self.model(self._input(state.image), *inputs)[0].softmax(-1)
+                else: p = self.model.predict(self._input(state.image)).probabilities[0]
             if len(self._looks) >= self.keep: self._looks.pop(next(iter(self._looks)))
-            self._looks[key] = Look(logits[0].softmax(-1).float().cpu().numpy(), records)
+            self._looks[key] = Look(p.float().cpu().numpy(), records, tuple(inputs[0][0].tolist()) if inputs else ())
         return self._looks[key]
+    @cached_property
+    def reads(self) -> bool: # tokens, besides the picture
+        return len(self.model.teacher(torch.zeros(1, STEPS, dtype=torch.int64, device=self.device))[0]) > 0
     @torch.no_grad()
     def own(self, image: int) -> tuple[int, ...]:
         "The sequence that the model itself says of a picture; tokens that are no edit are left out."
@@ -95,15 +101,18 @@ class Explorer:
     @property
     def device(self): return next(self.model.parameters()).device
     @cached_property
-    def names(self) -> list[str]: return from_tokens(self.look(State()).records)
+    def names(self) -> list[str]: return pictured(self.look(State()).records)
     @cached_property
     def steps(self) -> int: return len(self.look(State()).probabilities)
     def heads(self, state: State) -> int:
         name = self.attention(state)
         return self.look(state).records[name].weights.shape[1] if name else 0
     def attention(self, state: State) -> str|None: return state.attention or (self.names[-1] if self.names else None)
+    def head(self, state: State) -> int|str:
+        "The head that is shown: that of the state, or the mean where this attention has no such head."
+        return state.head if state.head == 'mean' or state.head < self.heads(state) else 'mean'
 
-# %% ../nbs/88_widgets.ipynb #53881951
+# %% ../nbs/88_widgets.ipynb #6fc1bd8f
 def picture(explorer: Explorer, # what is explored
             state: State # what of it
            ) -> np.ndarray: # uint8 (h, w, 3)
@@ -111,21 +120,25 @@ def picture(explorer: Explorer, # what is explored
     image, size, name = explorer.images[state.image], explorer.size, explorer.attention(state)
     panels = [panel(image, f'picture {state.image+1}', _answer(explorer, explorer.truth(state.image), 'true: '), size)]
     if name is None: return beside(panels+[panel(np.full_like(image, 235), explorer.model.name, 'has no attention to show', size)])
-    r, side = explorer.look(state).records[name], image.shape[0]
-    heads, cells = r.weights.shape[1], r.weights.shape[-1]
-    who = f'mean of {heads} heads' if state.head == 'mean' else f'head {state.head+1} of {heads}'
-    attended = heat(r, state.step, state.head, side)
+    seen, head = explorer.look(state).records, explorer.head(state)
+    r, side = for_steps(seen[name], explorer.steps), image.shape[0]
+    kind, heads, cells = 'map' if name in seen.observed else 'head', r.weights.shape[1], r.weights.shape[-1]
+    who = f'{kind} {head+1} of {heads}' if head != 'mean' else f'mean of {heads} {kind}s' if heads > 1 else f'one {kind}'
+    attended = heat(r, state.step, head, side)
     if r.log_m is not None:
-        m = weight_map(r, state.step, state.head, side)
+        m = weight_map(r, state.step, head, side)
         panels.append(panel(colours(m, 1.)[0].astype(np.uint8), 'weight map M', f'{who}, {m.min():.2f} to {m.max():.2f}', size))
-    wide = f'spread over {spread(r, state.step, state.head):.1f} of {cells} cells'
+    wide = f'spread over {spread(r, state.step, head):.1f} of {cells} cells'
     panels.append(panel(colours(attended)[0].astype(np.uint8), f'attention, {who}', wide, size))
-    panels.append(panel(overlay(image, attended), *_step(explorer, state), size))
+    says, read = _step(explorer, state)
+    if one_for_all(seen[name], explorer.steps): read = f"the same attention at all {explorer.steps} {'steps' if explorer.reads else 'slots'}"
+    panels.append(panel(overlay(image, attended), says, read, size))
     return beside(panels)
 
 def _step(explorer, state): # -> 'step 2 says lip (0.81)', 'having read nose'
     word, p = _likeliest(explorer, explorer.look(state).probabilities[state.step])
-    return f'step {state.step+1} says {word} ({p:.2f})', f'having read {_read(explorer, state, state.step)}'
+    read = _read(explorer, state, state.step)
+    return (f'step {state.step+1} says {word} ({p:.2f})', f'having read {read}') if read else (f'slot {state.step+1} says {word} ({p:.2f})', 'reads no tokens')
 
 def _likeliest(explorer, p): # probabilities (V,) -> name, probability
     return explorer.vocabulary.words([p.argmax()])[0], float(p.max())
@@ -134,10 +147,11 @@ def _answer(explorer, tokens, before=''): # label -> 'true: nose-lip'
     if tokens is None: return ''
     return before+('-'.join(explorer.vocabulary.words([t for t in tokens if t])) or 'no edit')
 
-def _read(explorer, state, step): # token that is read at a step
-    return 'SOS' if step == 0 else explorer.vocabulary.words([state.tokens[step-1]])[0] if state.tokens[step-1] else 'PAD'
+def _read(explorer, state, step): # token that is read at a step, '' by a model that reads none
+    reads = explorer.look(state).reads
+    return '' if not reads else 'SOS' if step == 0 else explorer.vocabulary.words([reads[step]])[0]
 
-# %% ../nbs/88_widgets.ipynb #4b5a08e8
+# %% ../nbs/88_widgets.ipynb #813d6c40
 @dataclass(frozen=True)
 class Row:
     "What happens at one step."
@@ -153,39 +167,43 @@ def table(explorer: Explorer, state: State # what is explored, what of it
     "What the model says at each step with the given tokens, and what it says when left alone."
     mine, alone = explorer.look(state), explorer.look(replace(state, tokens=explorer.own(state.image)))
     def said(look, tokens):
-        n = min(len(look.probabilities), sum(t != NA for t in tokens)+1) if look.probabilities.shape[1] == TOKENS else len(look.probabilities)
+        n = min(len(look.probabilities), sum(t != NA for t in tokens)+1) if look.reads else len(look.probabilities)
         return [_likeliest(explorer, p) for p in look.probabilities[:n]]
     left = [w for w, _ in said(alone, explorer.own(state.image))]
     rows = []
     for i, (word, p) in enumerate(said(mine, state.tokens)):
         other = left[i] if i < len(left) else ''
-        reads = _read(explorer, state, i) if mine.probabilities.shape[1] == TOKENS else 'picture'
-        rows.append(Row(i+1, reads, word, p, other, word != other))
+        rows.append(Row(i+1, _read(explorer, state, i) or 'picture', word, p, other, word != other))
     return rows
 
 def text(explorer: Explorer, state: State # what is explored, what of it
         ) -> str: # HTML
     "The table of a state as HTML."
     cell = '<td style="padding:1px 10px;text-align:left">'
-    lines = [''.join(f'<th style="padding:1px 10px;text-align:left">{h}</th>' for h in ('step', 'reads', 'says', 'probability', 'left alone it says'))]
+    titles = ('step', 'reads', 'says', 'probability', 'left alone it says') if explorer.reads else ('slot', 'reads', 'says', 'probability')
+    lines = [''.join(f'<th style="padding:1px 10px;text-align:left">{h}</th>' for h in titles)]
     for r in table(explorer, state):
         said = f'<b>{r.says}</b> ≠' if r.changed else r.says
         style = ' style="outline:2px solid #888"' if r.step == state.step+1 else ''
-        lines.append((style, ''.join(f'{cell}{v}</td>' for v in (r.step, r.reads, said, f'{r.probability:.3f}', r.alone))))
+        lines.append((style, ''.join(f'{cell}{v}</td>' for v in (r.step, r.reads, said, f'{r.probability:.3f}', r.alone)[:len(titles)])))
     body = f'<tr>{lines[0]}</tr>'+''.join(f'<tr{s}>{c}</tr>' for s, c in lines[1:])
-    known = {'told': state.tokens, 'left alone': explorer.own(state.image), 'truth': explorer.truth(state.image)}
+    known = {'told': state.tokens if explorer.reads else None, 'left alone' if explorer.reads else 'answer': explorer.own(state.image), 'truth': explorer.truth(state.image)}
     told = ' &nbsp;·&nbsp; '.join(f'{k}: <b>{_answer(explorer, v)}</b>' for k, v in known.items() if v is not None)
     return f'<div style="padding:4px 10px">{told}</div><table>{body}</table>'
 
-# %% ../nbs/88_widgets.ipynb #daaf4def
+# %% ../nbs/88_widgets.ipynb #c666ea6b
 def layers(names: list[str] # names of submodules
           ) -> list[tuple[str, str]]: # (what a menu says, name)
-    "Decoder layers counted from 1; names that say no layer, or the same one twice, stay."
-    said = [re.search(r'decoder\.layers\.(\d+)\.', n) for n in names]
-    said = [f'decoder layer {int(m[1])+1}' if m else n for m, n in zip(said, names)]
+    "Decoder layers counted from 1; names that say no layer, or the same one twice, stay, less the 'observed' at their end."
+    found = [re.search(r'decoder\.layers\.(\d+)\.', n) for n in names]
+    said = [f'decoder layer {int(m[1])+1}' if m else n.removesuffix('.observed') for m, n in zip(found, names)]
     return list(zip(said if len(set(said)) == len(said) else names, names))
 
-# %% ../nbs/88_widgets.ipynb #aa274afc
+def head_options(explorer: Explorer, state: State) -> tuple: # (what a button says, value of `State.head`)
+    "The mean, and each head of the attention that is shown."
+    return (('mean', 'mean'), *((f'{i+1}', i) for i in range(explorer.heads(state))))
+
+# %% ../nbs/88_widgets.ipynb #d72962d5
 class AttentionExplorer:
     "Explore a model's attention in a notebook: choose picture, step, head and attention; change or move the tokens given to the decoder."
     def __init__(self, model, images, labels=None, *, vocabulary, size=224, state=None): # as in `Explorer`; state: what to show first
@@ -196,14 +214,13 @@ class AttentionExplorer:
     def _make_controls(self):
         import ipywidgets as w
         e, wide = self.explorer, dict(description_width='70px')
-        heads = [('mean', 'mean'), *((f'{i+1}', i) for i in range(e.heads(self.state)))]
         edits = [('–', NA), *((n, i) for i, n in enumerate(e.vocabulary.names) if i)]
         self.controls = dict(
             image=w.IntSlider(description='picture', min=1, max=len(e.images), style=wide),
             step=w.IntSlider(description='step', min=1, max=e.steps, style=wide),
-            head=w.ToggleButtons(options=heads, style={'button_width': '64px'}),
+            head=w.ToggleButtons(options=head_options(e, self.state), style={'button_width': '64px'}),
             attention=w.Dropdown(description='attention', options=layers(e.names) or [('none', 'none')], style=wide))
-        self.tokens = [w.Dropdown(description=str(i+1), options=edits, style=dict(description_width='14px'), layout=w.Layout(width='125px')) for i in range(STEPS)]
+        self.tokens = [w.Dropdown(description=str(i+1), options=edits, style=dict(description_width='14px'), layout=w.Layout(width='125px'), disabled=not e.reads) for i in range(STEPS)]
         self.buttons = [w.Button(layout=w.Layout(width='185px')) for _ in range(4)]
         self.image, self.text = w.Image(format='png', layout=w.Layout(max_width='100%', object_fit='contain')), w.HTML()
         def row(label, *parts): return w.HBox([w.HTML(f'<div style="text-align:right">{label}</div>', layout=w.Layout(width='70px', margin='2px 4px 2px 2px')), *parts])
@@ -221,6 +238,7 @@ class AttentionExplorer:
     def offers(self) -> list[tuple[str, State]]: # what a button says, where it leads
         "What the four buttons offer; one that leads nowhere is grey."
         s, e = self.state, self.explorer
+        if not e.reads: return [('reads no tokens', s)]*4
         move = ' '.join(['move', *e.vocabulary.words([t for t in s.tokens[s.step:s.step+1] if t])])
         return [(f'{move} earlier', move_token(s, -1)), (f'{move} later', move_token(s, 1)),
                 ("tell the model's answer", replace(s, tokens=e.own(s.image))), ('tell the truth', replace(s, tokens=e.truth(s.image) or s.tokens))]
@@ -229,9 +247,11 @@ class AttentionExplorer:
         if not self._held: self.state = state; self.redraw()
     def redraw(self):
         "Bring controls, picture and text in line with the state."
-        self._held, s = True, self.state
+        self._held, self.state = True, replace(self.state, head=self.explorer.head(self.state))
+        s = self.state
         try:
             c = self.controls
+            if c['head'].options != (options := head_options(self.explorer, s)): c['head'].options = options
             c['image'].value, c['step'].value, c['head'].value = s.image+1, s.step+1, s.head
             c['attention'].value = self.explorer.attention(s) or 'none'
             for control, token in zip(self.tokens, s.tokens): control.value = token

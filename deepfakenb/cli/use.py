@@ -13,7 +13,7 @@ app = typer.Typer(no_args_is_help=True)
 checkpoint = typer.Typer(no_args_is_help=True, help='Checkpoints of other programs.')
 app.add_typer(checkpoint, name='checkpoint')
 
-# %% ../../nbs/89_cli.use.ipynb #c2d0fee7
+# %% ../../nbs/89_cli.use.ipynb #a83fb372
 def as_text(prediction, # `Prediction`
             made # path of its picture
            ) -> str:
@@ -22,9 +22,10 @@ def as_text(prediction, # `Prediction`
     where = 'not looked for' if face is None else f"at {', '.join(f'{v:.0f}' for v in face['box'])} px" + (
         f", the {face['chosen']} of {face['found']}" if face['found'] > 1 else '')
     width = max([len(s.token) for s in prediction.steps]+[5])
-    lines = [f'{prediction.file}: face {where}', f"  step  {'token':{width}}  probability  next best"]
+    lines = [f'{prediction.file}: face {where}', f"  {'slot' if prediction.slots else 'step'}  {'token':{width}}  probability  next best"]
     lines += [f'  {i+1:4}  {s.token:{width}}  {s.probability:11.3f}  {s.second} {s.second_probability:.3f}' for i, s in enumerate(prediction.steps)]
-    lines += [f"  sequence: {'-'.join(prediction.sequence) or 'no edit'}, probability of the whole answer {prediction.probability:.3f}",
+    gap = prediction.gap*' (with an empty slot before an edit)'
+    lines += [f"  sequence: {'-'.join(prediction.sequence) or 'no edit'}{gap}, probability of the whole answer {prediction.probability:.3f}",
               f'  picture: {made}']
     return '\n'.join(lines)
 

@@ -3,8 +3,8 @@
 # %% auto #0
 __all__ = ['LEAST', 'SlotTransformer', 'QueryTransformer', 'DETR']
 
-# %% ../../nbs/32_models.detr.ipynb #451116c5
-import torch
+# %% ../../nbs/32_models.detr.ipynb #6fab9796
+from abc import abstractmethod
 from torch import Tensor, nn
 from ..core import UserError
 from ..layers.attention import MLP, name_attentions
@@ -15,7 +15,7 @@ from .multicls import MultiCls
 from .sequence import SequenceModel
 from ..vocab import ACTIONS, STEPS
 
-# %% ../../nbs/32_models.detr.ipynb #f5316703
+# %% ../../nbs/32_models.detr.ipynb #af7ebb5c
 LEAST = dict(width=4, heads=1, feed_forward=1, encoder_layers=0, decoder_layers=0, head_width=0)   # smallest values of the sizes
 
 class SlotTransformer(SequenceModel):
@@ -31,15 +31,15 @@ class SlotTransformer(SequenceModel):
             if type(o[k]) is not int or o[k] < n: raise UserError(f'{k} = {o[k]!r}: a whole number from {n}', 2)
         if not 0 <= o['dropout'] < 1: raise UserError(f"dropout = {o['dropout']}: from 0 to below 1", 2)
         cnn = Backbone(o['backbone'], dilated=o['dilated'], weights=o['weights'], frozen=o['frozen'])
-        self.keep({k: v for k, v in o.items() if k != 'options'}, weights=None, frozen=cnn.frozen)
+        self.keep(o, weights=None, frozen=cnn.frozen)
         self.backbone, self.input_proj = nn.Sequential(cnn), nn.Conv2d(cnn.channels, o['width'], 1)
         self.transformer = transformer(*(o[k] for k in ('width', 'heads', 'feed_forward', 'encoder_layers', 'decoder_layers', 'dropout')), **more)
         self.mlp = MLP(o['width'], *[o['head_width']]*(2 if o['head_width'] else 0), ACTIONS+1)
         self.sine = SinePositions(o['width'])
         name_attentions(self)
+    @abstractmethod
     def start(self, batch: int) -> tuple[Tensor, Tensor]: # (B, 5, width) what enters the decoder, (5, width) the queries' positions
         "What the decoder begins with."
-        raise TypeError(f'{type(self).__name__} does not say what its queries are')
     def slot_logits(self, features: Tensor # (B, channels, H, W) of the CNN
                    ) -> Tensor: # (B, 5, 6)
         "Encoder and decoder: every slot looks at the cells and at the other slots."
