@@ -3,11 +3,11 @@
 # %% auto #0
 __all__ = ['app', 'STOPPED', 'options', 'main']
 
-# %% ../../nbs/89_cli.main.ipynb #a86fa157
+# %% ../../nbs/89_cli.main.ipynb #382fd86a
 import os, sys
 from typing import Annotated
 import typer
-from . import data, reproduce, runs, use
+from . import data, recover, reproduce, runs, use
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode='rich',
                   help='A workbook that reproduces five papers on deepfake detection. Start with: deepfakenb reproduce', pretty_exceptions_enable=False)
@@ -22,6 +22,7 @@ def options(version: Annotated[bool, typer.Option('--version', callback=_version
 
 app.command('reproduce')(reproduce.command)
 app.add_typer(use.app)
+app.command('recover')(recover.command)
 app.add_typer(data.app, name='data')
 app.add_typer(runs.app, name='runs')
 

@@ -1,0 +1,149 @@
+"Recovery: limits, orders, the paired test of right against wrong order, and `deepfakenb recover` with good and bad input."
+import io, json
+import numpy as np, pytest, torch
+from PIL import Image
+from deepfakenb.core import UserError
+from deepfakenb.vocab import TRACKS
+
+@pytest.fixture(scope='module')
+def generator():
+    from deepfakenb.models.generator import load_generator
+    return load_generator(device='cpu')
+
+@pytest.fixture(scope='module')
+def smoke(generator):
+    "Edited test files of the smoke tracks of two edits or more, with what the log knows: track → (files' images, labels, originals, log)."
+    from deepfakenb.data.images import open_image
+    from deepfakenb.data.synth.tracks import GroupEditor, find_preset, track_people
+    from deepfakenb.recovery import recorded, replay
+    from deepfakenb.recovery_scores import test_rows as rows_of
+    from deepfakenb.vocab import Vocabulary
+    out = {}
+    for track in TRACKS:
+        root, shards = rows_of(track, 'smoke', 6)
+        key, rows = next(iter(shards.items()))
+        rows = [r for r in rows if '-' in r['sequence']][::2][:16]
+        who = torch.tensor([r['person'][1] for r in rows])
+        editor = GroupEditor(track, find_preset('smoke'), generator, track_people(int(who.max())+1, key), key)
+        labels = torch.tensor([Vocabulary(track).parse(r['label']) for r in rows])
+        states = replay(editor, who, labels)
+        files = torch.stack([torch.from_numpy(open_image(root/r['file'])).permute(2, 0, 1) for r in rows])
+        out[track] = files, labels, states, recorded(editor, who, labels, states)
+    return out
+
+@pytest.fixture(scope='module')
+def deepfakenb():
+    "The command line in this process: arguments → (exit code, stdout, stderr)."
+    import contextlib
+    from deepfakenb.cli import main, recover
+    if 'recover' not in {c.name for c in main.app.registered_commands}: main.app.command('recover')(recover.command)
+    def run(*arguments):
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err): code = main.main([str(a) for a in arguments])
+        return code, out.getvalue(), err.getvalue()
+    return run
+
+def levels(a, b): return (a.float()-b.float()).abs().mean((1, 2, 3)).numpy()
+
+def test_orders():
+    from deepfakenb.recovery import inverse_order, recover, wrong_order
+    asked = []
+    class Witness:
+        def undo(self, images, rows, edits, generator): asked.append(dict(zip(rows.tolist(), edits.tolist()))); return images
+    labels = torch.tensor([[1, 2, 4, 5, 3], [0]*5, [5, 1, 0, 0, 0]])
+    recover(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), labels, Witness(), None)
+    assert [[a[i] for a in asked if i in a] for i in range(3)] == [[3, 5, 4, 2, 1], [], [1, 5]]
+    wrong = wrong_order(labels, 0)
+    assert wrong[2].tolist() == [5, 1, 0, 0, 0] and sorted(wrong[0].tolist()) == [1, 2, 3, 4, 5] and not torch.equal(wrong[0], inverse_order(labels)[0])
+
+def test_empty_sequence_is_the_identity(smoke, generator):
+    from deepfakenb.recovery import recover
+    for files, labels, _, log in smoke.values(): assert recover(files, torch.zeros_like(labels), log, generator)[-1] is files
+
+def test_no_dependence_on_the_batch(smoke, generator):
+    from deepfakenb.recovery import Donors, recover
+    files, labels, _, log = smoke['components']
+    whole = recover(files[:3], labels[:3], log, generator)[-1]
+    one = recover(files[2:3], labels[2:3], Donors(log.pictures[2:3], log.masks[2:3]), generator)[-1]
+    assert (whole[2:].int()-one.int()).abs().max() <= 1
+
+def test_own_component_gives_the_original_back(smoke, generator):
+    "One edit, undone under a mask of everything with the original: what is left is one pass through the generator."
+    from deepfakenb.data.synth.edit import reencode
+    from deepfakenb.recovery import Donors, recover
+    _, labels, states, log = smoke['components']
+    single = labels.clone(); single[:, 1:] = 0
+    back = recover(states[1], single, Donors(states[0][:, None], torch.ones_like(log.masks)), generator)[-1]
+    assert (back.int()-reencode(states[0], generator).int()).abs().max() <= 1
+
+@pytest.mark.parametrize('track', TRACKS)
+def test_right_order_beats_wrong_order(smoke, generator, track):
+    "Paired over smoke test files: the interval of the mean difference leaves zero out, and recovery beats doing nothing."
+    from deepfakenb.recovery import recover, undo, wrong_order
+    from deepfakenb.recovery_scores import mean_interval
+    files, labels, states, log = smoke[track]
+    assert levels(files, states[-1]).max() < 4                    # the replay is the file, up to JPEG
+    right, wrong = levels(recover(files, labels, log, generator)[-1], states[0]), levels(undo(files, wrong_order(labels, 1), log, generator)[-1], states[0])
+    assert mean_interval(wrong-right).low > 0, mean_interval(wrong-right)
+    assert right.mean() < levels(files, states[0]).mean()
+
+def test_the_committed_embedding_knows_people():
+    from deepfakenb.data.synth.render import render
+    from deepfakenb.models.identity import embed_with, identity_file, load_identity, shots, verification
+    net = load_identity(device='cpu')
+    assert identity_file().stat().st_size <= 2e6 and {'people', 'epochs', 'seed', 'auc'} <= set(net.record)
+    got = verification(embed_with(net, render(shots(24, 3, 8_900_000), 96).images), torch.arange(24).repeat_interleave(3), n=20)
+    assert got['auc'][0] > .85 and abs(got['auc'][0]-net.record['auc'][0]) < .08
+
+def test_kept_numbers_are_read(tmp_path):
+    from deepfakenb.core import file_hash, weights_dir, write_json
+    from deepfakenb.models.identity import identity_file
+    from deepfakenb.recovery_scores import recoveries
+    kept = dict(components=dict(asked=dict(faces=1), weights=dict(generator=file_hash(weights_dir()/'generator.safetensors', 16), identity=file_hash(identity_file(), 16)), rows=[]))
+    write_json(tmp_path/'bench'/'p1'/'recovery.json', kept)
+    assert recoveries('components', 'bench', tmp_path) == kept['components'] == recoveries('components', 'bench', tmp_path, faces=1)
+
+@pytest.fixture(scope='module')
+def pictures(tmp_path_factory, smoke):
+    d = tmp_path_factory.mktemp('pictures')
+    for track, (files, _, states, _) in smoke.items():
+        for name, x in (('edited', files), ('original', states[0])): Image.fromarray(x[0].permute(1, 2, 0).numpy()).save(d/f'{track}-{name}.png')
+    Image.new('RGB', (200, 200), 'grey').save(d/'noface.png'); (d/'notes.txt').write_text('no picture'); (d/'file').write_text('')
+    return d
+
+def test_recover_command(deepfakenb, smoke, pictures, tmp_path):
+    from deepfakenb.vocab import Vocabulary
+    name = Vocabulary('components').sequence_name(smoke['components'][1][0].tolist())
+    code, out, err = deepfakenb('recover', pictures/'components-edited.png', '--sequence', name, '--original', pictures/'components-original.png', '--no-crop', '--out', tmp_path/'a.png')
+    assert code == 0 and not err, err
+    steps = name.split('-')
+    assert f"undone: {', '.join(steps[::-1])}" in out and 'not what the edit covered' in out and all(s in out for s in ('step', 'changed by', 'a.steps.png'))
+    assert Image.open(tmp_path/'a.png').size == (128, 128) and Image.open(tmp_path/'a.steps.png').size[0] == (len(steps)+1)*256+(len(steps)+2)*8
+    code, out, err = deepfakenb('recover', pictures/'attributes-edited.png', '--sequence', 'smiling-Young', '--no-crop', '--out', tmp_path/'b.jpg')
+    assert code == 0 and 'undone: Young, Smiling' in out and 'median person' in out and Image.open(tmp_path/'b.jpg').format == 'JPEG'
+    code, out, err = deepfakenb('recover', pictures/'attributes-edited.png', '--sequence', 'original', '--track', 'attributes', '--no-crop', '--out', tmp_path/'c.png')
+    assert code == 0 and 'No edit to undo' in out and np.array_equal(np.asarray(Image.open(tmp_path/'c.png')), np.asarray(Image.open(pictures/'attributes-edited.png')))
+
+def test_recover_asks_a_model(deepfakenb, pictures, tmp_path):
+    code, out, err = deepfakenb('recover', pictures/'components-edited.png', '--original', pictures/'components-original.png', '--no-crop', '--out', tmp_path/'d.png')
+    assert code == 0 and 'demonstration model' in out and 'no evidence' in out and 'the model says' in out, err
+
+@pytest.mark.parametrize('arguments, code, words', [
+    (('nothing.png', '--sequence', 'eye'), 1, 'no such file'),
+    (('notes.txt', '--sequence', 'eye'), 1, 'not an image'),
+    (('noface.png', '--sequence', 'eye'), 1, 'no face found'),
+    (('components-edited.png', '--sequence', 'eye-nose', '--no-crop'), 1, '--original'),
+    (('components-edited.png', '--sequence', 'eye-nose', '--original', 'nothing.png', '--no-crop'), 1, 'no such file'),
+    (('components-edited.png', '--sequence', 'eye-ear', '--no-crop'), 2, 'one track'),
+    (('components-edited.png', '--sequence', 'eye-eye', '--no-crop'), 2, 'twice'),
+    (('components-edited.png', '--sequence', 'eye-Young', '--no-crop'), 2, 'one track'),
+    (('components-edited.png', '--sequence', 'eye', '--run', 'x'), 2, 'either'),
+    (('components-edited.png', '--run', 'nosuchrun', '--no-crop'), 1, 'no finished run'),
+    (('components-edited.png', '--track', 'attributes', '--no-crop'), 2, 'trained on components'),
+    (('components-edited.png', '--best', 'last'), 2, 'fixed or adaptive'),
+    (('components-edited.png', '--sequence', 'Young', '--no-crop', '--out', 'x.txt'), 2, '--out'),
+    (('components-edited.png', '--sequence', 'Young', '--no-crop', '--out', 'file/x.png'), 1, 'cannot be written')])
+def test_bad_input_is_one_line(deepfakenb, pictures, monkeypatch, arguments, code, words):
+    monkeypatch.chdir(pictures)
+    got, out, err = deepfakenb('recover', *arguments)
+    assert got == code and err.startswith('error: ') and err.count('\n') == 1 and words in err and 'Traceback' not in err, (got, err)
