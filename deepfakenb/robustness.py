@@ -264,15 +264,15 @@ def robustness_markdown(lines: list[dict], # of `curves`
     n = next(iter(at.values()))
     return '\n'.join([head, *('| '+' | '.join([r, *(cell(r, c) for c in shown_)])+' |' for r in rows)]) + f"\n\n{metric} in %, 95 % interval over seeds and {n['images']} test images, sequences balanced. {units}."
 
-# %% ../nbs/83_robustness.ipynb #c002e2b0
-def robustness(track: str, preset: str = 'bench', out: Path|str|None = None
+# %% ../nbs/83_robustness.ipynb #006152ed
+def robustness(track: str, preset: str = 'bench', out: Path|str|None = None, limit: int = LIMIT # as it was measured
               ) -> tuple[list[dict], dict, str]: # lines of `curves`; guesses; '' or why there is nothing
     "All that a report says about a track, from what lies on disk."
     rows = rows_of_track(track, preset, out)
     if not rows: return [], {}, f'no finished run of preset “{preset}” on the {track} track'
-    lines = curves(read_robustness(robustness_file(preset, out)), rows)
+    lines = curves(read_robustness(robustness_file(preset, out)), rows, limit)
     if not lines: return [], {}, f"not measured yet for preset “{preset}”: `deepfakenb.robustness.measure_preset({preset!r})` tests the runs whose weights are here"
-    return lines, guessed(next(iter(rows.values()))[0]), ''
+    return lines, guessed(next(iter(rows.values()))[0], limit), ''
 
 # %% ../nbs/83_robustness.ipynb #5b3ea2ee
 def measure_preset(preset: str = 'bench', out: Path|str|None = None, limit: int = LIMIT, device=None

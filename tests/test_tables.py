@@ -95,7 +95,7 @@ def test_smoke_and_synthetic_are_told_in_every_language(smoke_runs):
     assert 'synthetic' in files['.csv'] and 'smoke' in files['.csv']
     assert not any(str(out) in text for text in files.values())             # no path of this machine
     side = json.loads(files['.json'])
-    assert side['maker'].endswith('.ipynb') and len(side['runs']) == 2 and side['data'] == 'synthetic' and side['commit']
+    assert side['maker'].endswith('.ipynb') and len(side['runs']) == 3 and side['data'] == 'synthetic' and side['commit']
     again = read_table(out/'smoke'/'p1'/'tables'/'p1_table1.json')
     assert to_html(again) == to_html(build_table('p1_table1', 'smoke', out, write=False))
 

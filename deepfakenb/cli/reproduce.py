@@ -121,15 +121,17 @@ def report(order: Order, protocols: list, progress) -> Path: # of index.html
     progress.begin('page', 'web page')
     return build_index(order.reports/order.preset)
 
-# %% ../../nbs/89_cli.reproduce.ipynb #7ed02e84
+# %% ../../nbs/89_cli.reproduce.ipynb #f9fab650
 VIDEO_PROOFS = 'experiments/video_benchmark.ipynb'
 
 def video_proofs(order: Order) -> dict|None: # parameters of the notebook; None: not part of this report
     "What the proofs of the embedded videos read in a preset."
     if order.paper or order.table or order.preset == 'paper': return None
-    if order.preset == 'smoke': return {}
+    from deepfakenb.launch import notebook_parameters
+    rehearsal = {n: p.default for n, p in notebook_parameters(ROOT/'nbs'/VIDEO_PROOFS).items()}
+    if order.preset == 'smoke': return rehearsal
     made = sorted(generated_dir().glob(f'ffpp-{order.preset}-*/dataset.json'), key=lambda p: p.stat().st_mtime)
-    return dict(folder=str(made[-1].parent)) if made else None
+    return rehearsal | dict(folder=str(made[-1].parent)) if made else None
 
 # %% ../../nbs/89_cli.reproduce.ipynb #a243b2d8
 def reproduce(order: Order # what to reproduce
