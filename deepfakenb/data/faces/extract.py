@@ -114,7 +114,7 @@ def _claim(out: Path, settings: Settings): # a held lock; raises where the folde
     shutil.rmtree(out/'.work', ignore_errors=True)
     return lock
 
-# %% ../../../nbs/16_data.faces.extract.ipynb #8fe661be
+# %% ../../../nbs/16_data.faces.extract.ipynb #f927b0ea
 def extract_faces(videos, # folder of videos, a video file, a data.video.VideoIndex, or a DataFrame with `id` and `file`
                   out: Path|str, # a new folder, or one of an extraction to be continued
                   *,
@@ -134,11 +134,12 @@ def extract_faces(videos, # folder of videos, a video file, a data.video.VideoIn
     "Extract one face a frame from videos, resumable and in parallel; `UserError` for wrong settings, or where no video could be read."
     out, start = Path(out), time.perf_counter()
     if workers < 1: raise UserError(f'workers={workers}: at least 1', 2)
-    if isinstance(detector, str) and detector == 'auto': detector = 'given' if any(r.crops for r in LAYOUTS if r.name == getattr(videos, 'dataset', '')) else 'hog'
+    jobs, facts = list_videos(videos, out)
+    cut_out = {r.name for r in LAYOUTS if r.crops}
+    if isinstance(detector, str) and detector == 'auto': detector = 'given' if all(f['dataset'] in cut_out for f in facts.values()) and facts else 'hog'
     rule = rule or ('square-1' if detector == 'given' else 'square-1.3')
     settings = Settings(detector, tuple(sorted((k, v) for k, v in options.items() if v is not None)), rule, size, step, limit, format, quality, landmarks, allow_partial, every)
     build_detector(detector, **dict(settings.options))                     # what is missing is told before anything is made
-    jobs, facts = list_videos(videos, out)
     lock = _claim(out, settings)
     try:
         todo = [j for j in jobs if not _done(j, settings, out)]
