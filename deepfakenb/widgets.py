@@ -49,7 +49,7 @@ def move_token(state: State, by: int # -1: earlier, 1: later
     tokens[i], tokens[j] = tokens[j], tokens[i]
     return replace(state, tokens=tuple(tokens), step=j)
 
-# %% ../nbs/88_widgets.ipynb #eb2b506c
+# %% ../nbs/88_widgets.ipynb #dda8049c
 @dataclass(frozen=True)
 class Look:
     "One pass of the model over a picture with a given sequence."
@@ -57,6 +57,7 @@ class Look:
     records: Records           # its attention
     reads: tuple[int, ...] = () # token read at each step, as the model was given it; empty: it reads none
 
+# %% ../nbs/88_widgets.ipynb #62df1102
 class Explorer:
     "Pictures and text of a model's attention, as functions of a `State`; without pictures it raises `UserError`."
     def __init__(self,

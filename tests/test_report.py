@@ -139,6 +139,7 @@ def test_pages_fetch_nothing_and_run_nothing(report):
     pages, _ = crawl(report[0].resolve())
     for path, page in pages.items():
         assert page.scripts == 0, path.name
+        assert '<style>' not in path.read_text(encoding='utf8').split('</head>')[0] and [u for u in page.fetched if u.endswith('style.css')], path.name   # one sheet for all
         assert not [u for u in page.fetched if urlsplit(u).scheme in ('http', 'https') or u.startswith('//')], path.name
         assert 'url(http' not in path.read_text(encoding='utf8') and '@import' not in path.read_text(encoding='utf8')
 

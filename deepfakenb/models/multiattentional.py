@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['NETWORKS', 'NARROW', 'efficientnet', 'Tapped', 'region_vectors', 'Branches', 'check_options', 'MultiAttentional']
 
-# %% ../../nbs/33_models.multiattentional.ipynb #acc5ee68
+# %% ../../nbs/33_models.multiattentional.ipynb #0a6caf83
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,7 +11,8 @@ from ..core import UserError, shown
 from ..layers.multiattention import AttentionMaps, RegionalIndependence, TextureEnhancement, attention_guided_blur, bilinear_attention_pool, weighted_mean
 from ..losses import slot_loss
 from .backbones import fit, read_tensors
-from .drn import Renormalise, SlotClassifier
+from .drn import Renormalise
+from .slots import SlotClassifier
 from ..vocab import ACTIONS, NA, STEPS
 
 # %% ../../nbs/33_models.multiattentional.ipynb #a6bf5280

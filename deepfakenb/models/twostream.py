@@ -3,19 +3,18 @@
 # %% auto #0
 __all__ = ['TwoStream', 'allowed']
 
-# %% ../../nbs/34_models.twostream.ipynb #a6946281
+# %% ../../nbs/34_models.twostream.ipynb #91ef9c9a
 import torch
 from torch import Tensor, nn
 from ..core import UserError
 from ..layers.crossmodal import DualCrossModality, Fusion, ResidualGuide
 from ..layers.srm import SRM, FeatureSRM
-from .multicls import MultiCls
-from .sequence import SequenceModel
+from .slots import SlotClassifier
 from .xception import Xception
 from ..vocab import ACTIONS, STEPS
 
-# %% ../../nbs/34_models.twostream.ipynb #89e432ce
-class TwoStream(SequenceModel):
+# %% ../../nbs/34_models.twostream.ipynb #c1ea9a0e
+class TwoStream(SlotClassifier):
     "Two-Stream (Luo et al. 2021) as a baseline of paper 1 (5.1): RGB and SRM Xceptions that attend to each other, five heads of six classes; wrong options raise `UserError`."
     name = 'two-stream'
     def __init__(self, *,
@@ -55,7 +54,6 @@ class TwoStream(SequenceModel):
     def forward(self, images: Tensor # float (B, 3, S, S) in [-1, 1]
                ) -> Tensor: # (B, 5, 6)
         return self.heads(self.dropout(self.features(images).mean((2, 3)))).unflatten(-1, (STEPS, ACTIONS+1))
-    teacher, loss, answer = MultiCls.teacher, MultiCls.loss, MultiCls.answer
 
 # %% ../../nbs/34_models.twostream.ipynb #f323d5a3
 def allowed(xception: Xception, steps) -> tuple[str, ...]: # the steps, checked
