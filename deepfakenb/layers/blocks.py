@@ -35,7 +35,7 @@ class Encoder(nn.Module):
         for layer in self.layers: x = layer(x, pos, grid)
         return self.norm(x)
 
-# %% ../../nbs/21_layers.blocks.ipynb #03ce92a4
+# %% ../../nbs/21_layers.blocks.ipynb #63091f21
 class DecoderLayer(SECA):
     "Pre-norm self-attention, spatially enhanced cross-attention, feed-forward (paper 1, 4.4)."
     def __init__(self, width: int, heads: int, feed_forward: int, dropout: float = .1, **seca): # `seca`: mode, first, lam, r2, sqrt_d
@@ -52,7 +52,7 @@ class DecoderLayer(SECA):
                 hidden: Tensor|None = None, # bool, broadcasts to (B, heads, T, all tokens); True: not seen
                 past: tuple[Tensor, Tensor]|None = None # keys and values of earlier tokens
                ): # x (B, T, width), centre, keys and values of all tokens so far
-        log_m, centre = self.log_map(x+pos, grid, centre)
+        log_m, centre = self.terms(x+pos, grid, centre)
         h = self.norm1(x)
         kv = self.self_attn.keys_values(h+pos, h)
         if past is not None: kv = tuple(torch.cat(p, 2) for p in zip(past, kv))

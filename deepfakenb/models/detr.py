@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['LEAST', 'SlotTransformer', 'QueryTransformer', 'DETR']
 
-# %% ../../nbs/32_models.detr.ipynb #6fab9796
+# %% ../../nbs/32_models.detr.ipynb #3b9428c6
 from abc import abstractmethod
 from torch import Tensor, nn
 from ..core import UserError
@@ -11,16 +11,14 @@ from ..layers.attention import MLP, name_attentions
 from ..layers.blocks import Decoder, Encoder
 from ..layers.positions import SinePositions
 from .backbones import Backbone
-from .multicls import MultiCls
-from .sequence import SequenceModel
+from .slots import SlotClassifier
 from ..vocab import ACTIONS, STEPS
 
-# %% ../../nbs/32_models.detr.ipynb #af7ebb5c
+# %% ../../nbs/32_models.detr.ipynb #ba510944
 LEAST = dict(width=4, heads=1, feed_forward=1, encoder_layers=0, decoder_layers=0, head_width=0)   # smallest values of the sizes
 
-class SlotTransformer(SequenceModel):
+class SlotTransformer(SlotClassifier):
     "Five learned queries, answered in one pass. A subclass gives the `transformer` and says in `start` what its queries are; wrong options raise `UserError`."
-    teacher, loss, answer = MultiCls.teacher, MultiCls.loss, MultiCls.answer
     def __init__(self, options: dict, # `locals()` of the subclass's `__init__`
                  transformer: type, # made of width, heads, feed_forward, encoder_layers, decoder_layers, dropout; offers `.encoder`, `.decoder`
                  **more # further options of the transformer
