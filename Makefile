@@ -28,7 +28,7 @@ bench: .venv/.ready ## the `bench` preset: three seeds with intervals; a GPU, or
 
 test: .venv/.ready ## run every notebook (nbdev_test), then tests/
 	@DEEPFAKENB_QUIET=1 OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --pause 0.1
-	@$(BIN)/python -m pytest -q
+	@DEEPFAKENB_QUIET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lab: .venv/.ready ## open the workbook in JupyterLab
 	@$(BIN)/jupyter lab --notebook-dir=nbs

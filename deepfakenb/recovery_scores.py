@@ -179,11 +179,12 @@ def measure(track: str, # 'components' or 'attributes'
                 weights={n: file_hash(f, 16) for n, f in (('generator', weights_dir()/'generator.safetensors'), ('identity', identity_file()))},
                 made_with=provenance(), pairs=order_pairs(track, preset, pairs, seed), columns=list(rows[0]), rows=[list(r.values()) for r in rows])
 
-# %% ../nbs/87_recovery_scores.ipynb #7bc9ed89
+# %% ../nbs/87_recovery_scores.ipynb #d07e9148
 def recoveries(track: str, preset: str = 'smoke', # as `measure`
                out: Path|str|None = None, # reports folder
                *, write: bool = True, # keep what was measured
                anew: bool = False, # measure in any case
+               only_kept: bool = False, # measure in no case: `UserError` where nothing is kept
                **options # of `measure`; another value of any measures anew
               ) -> dict: # as `measure`
     "Measured recovery of a track, from the file where it is there."
@@ -192,6 +193,7 @@ def recoveries(track: str, preset: str = 'smoke', # as `measure`
     weights = {n: file_hash(f, 16) for n, f in (('generator', weights_dir()/'generator.safetensors'), ('identity', identity_file()))}
     found = kept.get(track)
     if found and not anew and found['weights'] == weights and all(found['asked'].get(k) == v for k, v in options.items()): return found
+    if only_kept: raise UserError(f'recovery of {track}: not measured yet; run `deepfakenb reproduce --paper p1 --preset {preset}`')
     found = measure(track, preset, out=out, **options)
     if write: write_json(path, dict(kept, **{track: found}))
     return found

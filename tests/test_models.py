@@ -1,8 +1,8 @@
 "What every sequence model must do, whatever the notebook of its own tests: options, decoding, modes, sizes, recording."
-import subprocess, sys
+import itertools, subprocess, sys
 import pytest, torch
 from deepfakenb.core import UserError
-from deepfakenb.layers.attention import Attention
+from deepfakenb.layers.attention import SECA, Attention
 from deepfakenb.models.sequence import build_model, model_class, model_names
 
 torch.set_num_threads(1)
@@ -126,3 +126,26 @@ def test_imports_are_light():
     code = ("import sys; from deepfakenb.models.sequence import build_model; build_model('seqfakeformer', backbone='resnet10-narrow', width=16);"
             "print([m for m in ('timm', 'fastai', 'pandas', 'matplotlib', 'cv2', 'sklearn') if m in sys.modules])")
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
+
+@torch.no_grad()
+def test_a_large_spatial_map_takes_a_fifth_of_the_plain_memory():
+    "64×64 cells, 16 images, 8 heads: the same output as Eq. 3 and 4 in full, with at most a fifth of their peak memory."
+    torch.manual_seed(0)
+    seca, x, grid = SECA(128, 8), torch.randn(16, 6, 128), (64, 64)
+    torch.nn.init.normal_(seca.point2.bias, std=4.)
+    memory = tuple(t.contiguous() for t in seca.multihead_attn.keys_values(*[torch.randn(16, 64*64, 128)]*2))
+    def ours(): return seca.multihead_attn(x, keys_values=memory, log_m=seca.terms(x, grid)[0])
+    def plain():
+        y, m = seca.norm4(x), seca.multihead_attn
+        def maps(z): return z.unflatten(-1, (8, 2)).transpose(1, 2)[..., None, :]              # (B, heads, Q, 1, 2)
+        cells = torch.stack(torch.meshgrid(torch.arange(64.), torch.arange(64.), indexing='xy'), -1).flatten(0, 1)
+        log_m = -((seca.point1(y).sigmoid()[:, None, :, None]*64+maps(seca.point2(y))-cells).square()*maps(seca.point3(y)).square()).sum(-1)/4
+        (q,) = m._project(x, 0, 1)
+        return m.out_proj(((q@memory[0].mT*m.scale+log_m).softmax(-1)@memory[1]).transpose(1, 2).flatten(2))
+    def peak(f):
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True) as p: f()
+        steps = [e.nbytes() for e in sorted((e for e in p.profiler.kineto_results.events() if e.name() == '[memory]'), key=lambda e: e.start_ns())]
+        return max(itertools.accumulate(steps))
+    torch.testing.assert_close(ours(), plain(), rtol=0, atol=1e-5)
+    assert (ours()-seca.multihead_attn(x, keys_values=memory)).abs().max() > 1e-3              # the map matters
+    assert 5*peak(ours) < peak(plain)
