@@ -1,4 +1,4 @@
-"Recovery: limits, orders, the paired test of right against wrong order, and `deepfakenb recover` with good and bad input."
+"Recovery: limits, orders, the paired test of right against wrong order, and `deepfakenb recover` with good and bad input and photographs of all kinds."
 import io, json
 import numpy as np, pytest, torch
 from PIL import Image
@@ -102,6 +102,7 @@ def test_kept_numbers_are_read(tmp_path):
     kept = dict(components=dict(asked=dict(faces=1), weights=dict(generator=file_hash(weights_dir()/'generator.safetensors', 16), identity=file_hash(identity_file(), 16)), rows=[]))
     write_json(tmp_path/'bench'/'p1'/'recovery.json', kept)
     assert recoveries('components', 'bench', tmp_path) == kept['components'] == recoveries('components', 'bench', tmp_path, faces=1)
+    with pytest.raises(UserError, match='attributes: not measured yet; run'): recoveries('attributes', 'bench', tmp_path, only_kept=True)
 
 @pytest.fixture(scope='module')
 def pictures(tmp_path_factory, smoke):
@@ -118,11 +119,79 @@ def test_recover_command(deepfakenb, smoke, pictures, tmp_path):
     assert code == 0 and not err, err
     steps = name.split('-')
     assert f"undone: {', '.join(steps[::-1])}" in out and 'not what the edit covered' in out and all(s in out for s in ('step', 'changed by', 'a.steps.png'))
-    assert Image.open(tmp_path/'a.png').size == (128, 128) and Image.open(tmp_path/'a.steps.png').size[0] == (len(steps)+1)*256+(len(steps)+2)*8
+    assert Image.open(tmp_path/'a.png').size == Image.open(tmp_path/'a.face.png').size == (128, 128) and Image.open(tmp_path/'a.steps.png').size[0] == (len(steps)+1)*256+(len(steps)+2)*8
     code, out, err = deepfakenb('recover', pictures/'attributes-edited.png', '--sequence', 'smiling-Young', '--no-crop', '--out', tmp_path/'b.jpg')
     assert code == 0 and 'undone: Young, Smiling' in out and 'median person' in out and Image.open(tmp_path/'b.jpg').format == 'JPEG'
     code, out, err = deepfakenb('recover', pictures/'attributes-edited.png', '--sequence', 'original', '--track', 'attributes', '--no-crop', '--out', tmp_path/'c.png')
     assert code == 0 and 'No edit to undo' in out and np.array_equal(np.asarray(Image.open(tmp_path/'c.png')), np.asarray(Image.open(pictures/'attributes-edited.png')))
+
+@pytest.fixture(scope='module')
+def wall():
+    "Two pictures of one rendered person, 200 px, each on a wall of noise of 320 x 260 px."
+    from deepfakenb.data.synth.render import render
+    from deepfakenb.data.synth.tracks import track_people
+    person = track_people(6, 12)[4:5].replace(pose=[0., 0., 0.])
+    def hung(who):
+        out = np.random.default_rng(1).integers(0, 256, (260, 320, 3), dtype=np.uint8)
+        out[40:240, 70:270] = render(who, 200).images[0].permute(1, 2, 0).numpy()
+        return out
+    return hung(person), hung(person.replace(smiling=.9))
+
+def test_the_photograph_comes_back(deepfakenb, wall, tmp_path):
+    "At its own size; pixels outside the square, and most inside, are the photograph's own; the face and the steps lie beside it."
+    from deepfakenb.cli.recover import read_face
+    for k, x in enumerate(wall): Image.fromarray(x).save(tmp_path/f'{k}.png')
+    code, out, err = deepfakenb('recover', tmp_path/'0.png', '--sequence', 'lip', '--original', tmp_path/'1.png', '--out', tmp_path/'to'/'a.png')
+    assert code == 0 and 'Mixed into' in out and 'a.face.png' in out and not err, err
+    assert sorted(p.name for p in (tmp_path/'to').iterdir()) == ['a.face.png', 'a.png', 'a.steps.png'] and Image.open(tmp_path/'to'/'a.face.png').size == (128, 128)
+    back, (x0, y0, x1, y1) = np.asarray(Image.open(tmp_path/'to'/'a.png')), read_face(tmp_path/'0.png').square
+    changed = np.any(back != wall[0], -1)
+    assert back.shape == wall[0].shape and .02 < changed[y0:y1, x0:x1].mean() < .4 and changed.sum() == changed[y0+1:y1-1, x0+1:x1-1].sum()
+    assert changed.nonzero()[0].min() > y0+.4*(y1-y0)                    # a mouth, with its soft rim, is below the eyes
+    code, out, err = deepfakenb('recover', tmp_path/'0.png', '--sequence', 'original', '--track', 'components', '--out', tmp_path/'b.png')
+    assert code == 0 and 'No edit to undo' in out and 'Mixed' not in out and np.array_equal(np.asarray(Image.open(tmp_path/'b.png')), wall[0])
+
+def test_the_middle_square_of_a_wide_picture(deepfakenb, wall, tmp_path):
+    Image.fromarray(wall[0]).save(tmp_path/'0.png'); Image.fromarray(wall[1]).save(tmp_path/'1.png')
+    code, out, err = deepfakenb('recover', tmp_path/'0.png', '--sequence', 'hair-lip', '--original', tmp_path/'1.png', '--no-crop', '--out', tmp_path/'a.png')
+    back = np.asarray(Image.open(tmp_path/'a.png')); same = (back == wall[0]).all(-1)
+    assert code == 0 and '260 px at (30, 0)' in out and same[:, :31].all() and same[:, 289:].all() and not same.all(), err
+
+@pytest.mark.parametrize('kind', ('grey', 'transparent', 'turned', 'small', 'jpeg'))
+def test_any_photograph_comes_back(deepfakenb, wall, tmp_path, kind):
+    "Grey, transparent, turned by its EXIF, smaller than the generator's picture: as `open_image` shows it."
+    from deepfakenb.cli.recover import read_face
+    from deepfakenb.data.images import open_image
+    im, name, options = Image.fromarray(wall[0]), 'a.png', {}
+    if kind == 'grey': im = im.convert('L')
+    if kind == 'transparent': im.putalpha(Image.linear_gradient('L').resize(im.size).point(lambda v: 255-v//4))
+    if kind == 'turned': im, options = im.transpose(Image.Transpose.ROTATE_90), dict(exif=Image.Exif()); options['exif'][0x0112] = 6
+    if kind == 'small': im = im.resize((120, 98), Image.Resampling.LANCZOS)
+    if kind == 'jpeg': name = 'a.jpg'
+    im.save(tmp_path/name, **options); Image.fromarray(wall[1]).save(tmp_path/'1.png')
+    seen = open_image(tmp_path/name)
+    assert seen.shape == {'small': (98, 120, 3)}.get(kind, wall[0].shape)
+    code, out, err = deepfakenb('recover', tmp_path/name, '--sequence', 'nose', '--original', tmp_path/'1.png', '--out', tmp_path/'back.png')
+    assert code == 0, err
+    back, (x0, y0, x1, y1) = open_image(tmp_path/'back.png'), read_face(tmp_path/name).square
+    changed = np.any(back != seen, -1)
+    assert back.shape == seen.shape and changed.any() and changed.sum() == changed[max(0, y0+1):y1-1, max(0, x0+1):x1-1].sum()
+
+def test_portraits_keep_their_sharpness(deepfakenb, generator, shared, tmp_path):
+    "Photographs of people: the generator's softness alone changes no pixel; undoing an edit changes none outside the square."
+    from deepfakenb.cli.recover import change_weight, into_photograph, read_face, undone
+    from deepfakenb.data.synth.edit import reencode
+    files = sorted((shared/'portraits').glob('*.jpg'))[::40][:5]
+    if not files: pytest.skip('no portraits')
+    for f in files:
+        cut = read_face(f); copy = reencode(cut.face, generator)
+        assert change_weight(cut.face, copy).mean() > .2 and np.array_equal(into_photograph(cut, [cut.face, copy])[0], cut.photograph)
+        back, weight = into_photograph(cut, undone(cut.face, [5, 0, 0, 0, 0], 'attributes'))
+        x0, y0, x1, y1 = cut.square
+        outside = np.ones(back.shape[:2], bool); outside[max(0, y0):y1, max(0, x0):x1] = False
+        assert back.shape == cut.photograph.shape and np.array_equal(back[outside], cut.photograph[outside]) and (weight > 0).mean() < .8
+    code, out, err = deepfakenb('recover', files[0], '--sequence', 'Young', '--out', tmp_path/'a.png')
+    assert code == 0 and Image.open(tmp_path/'a.png').size == Image.open(files[0]).size, err
 
 def test_recover_asks_a_model(deepfakenb, pictures, tmp_path):
     code, out, err = deepfakenb('recover', pictures/'components-edited.png', '--original', pictures/'components-original.png', '--no-crop', '--out', tmp_path/'d.png')
@@ -142,6 +211,7 @@ def test_recover_asks_a_model(deepfakenb, pictures, tmp_path):
     (('components-edited.png', '--track', 'attributes', '--no-crop'), 2, 'trained on components'),
     (('components-edited.png', '--best', 'last'), 2, 'fixed or adaptive'),
     (('components-edited.png', '--sequence', 'Young', '--no-crop', '--out', 'x.txt'), 2, '--out'),
+    (('components-edited.png', '--sequence', 'Young', '--no-crop', '--out', './components-edited.png'), 2, 'name another file'),
     (('components-edited.png', '--sequence', 'Young', '--no-crop', '--out', 'file/x.png'), 1, 'cannot be written')])
 def test_bad_input_is_one_line(deepfakenb, pictures, monkeypatch, arguments, code, words):
     monkeypatch.chdir(pictures)
