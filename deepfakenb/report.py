@@ -2,10 +2,10 @@
 
 # %% auto #0
 __all__ = ['e', 'SHEET', 'RUN_COLUMNS', 'rows_html', 'duration', 'emphasis', 'meaning', 'figures_of', 'figure_html', 'tables_of',
-           'table_html', 'holes', 'paper_html', 'run_rows', 'provenance_rows', 'notebooks_of', 'write_notebooks',
-           'build_index']
+           'file_links', 'table_html', 'sheets_of', 'sheets_html', 'holes', 'paper_html', 'run_rows', 'provenance_rows',
+           'notebooks_of', 'write_notebooks', 'build_index']
 
-# %% ../nbs/85_report.ipynb #112c9fcb
+# %% ../nbs/85_report.ipynb #9964e529
 import html, os, re
 from pathlib import Path
 from .core import UserError, atomic, provenance, read_json, shown
@@ -13,6 +13,7 @@ from .figures.base import figure_title
 from .pages import notebook_page, page, style_rules
 from .protocols.base import PRESETS
 from .results import PAPERS, fill, reported, table_ids
+from .sheet import Sheet, read_sheet, sheet_html
 from .tables import Table, read_table, to_html
 
 e = html.escape
@@ -80,12 +81,33 @@ def tables_of(folder: Path, # <preset>
         found.append((table or bare, table is not None))
     return found, bad
 
-# %% ../nbs/85_report.ipynb #e55f242d
+# %% ../nbs/85_report.ipynb #a7374c23
+def file_links(id: str, base: str) -> str: # name and folder of the files
+    return ''.join(f'<a href="{base}/{id}.{s}">{n}</a>' for s, n in (('csv', 'CSV'), ('md', 'Markdown'), ('tex', 'LaTeX'), ('json', 'origin')))
+
 def table_html(table: Table, written: bool, base: str) -> str:
     "A table with links to its files."
-    files = ''.join(f'<a href="{base}/{table.id}.{s}">{n}</a>' for s, n in (('csv', 'CSV'), ('md', 'Markdown'), ('tex', 'LaTeX'), ('json', 'origin')))
-    return to_html(table) + (f'<p class="files">{files}</p>' if written else '')
+    return to_html(table) + (f'<p class="files">{file_links(table.id, base)}</p>' if written else '')
 
+# %% ../nbs/85_report.ipynb #5aef4284
+def sheets_of(folder: Path, # <preset>
+              paper: str # 'p1' …
+             ) -> tuple[list[Sheet], list[str]]: # in order of their names; what is wrong
+    "What a paper's notebook measured beyond the paper's own tables."
+    found, bad = [], []
+    for path in sorted((folder/paper/'tables').glob('*.json')):
+        if path.stem in table_ids(paper): continue
+        try: found += [s for s in [read_sheet(path)] if s]
+        except UserError as err: bad.append(str(err))
+    return found, bad
+
+def sheets_html(sheets: list[Sheet], base: str) -> str:
+    "Tables of our own, each folded away under the first sentence of its caption."
+    if not sheets: return ''
+    each = ''.join(f'<details><summary>{e(s.caption.split(": ")[0].split(". ")[0])}</summary>{sheet_html(s)}<p class="files">{file_links(s.id, base)}</p></details>' for s in sheets)
+    return f'<h3>Beyond the paper’s tables</h3>{each}'
+
+# %% ../nbs/85_report.ipynb #165205ab
 def holes(tables: list[Table]) -> list[tuple[str, str, int]]: # table, reason, numbers
     "What is missing in some tables, counted by reason."
     count = {}
@@ -99,16 +121,17 @@ def paper_html(paper: str, folder: Path, pages: dict # notebook -> page
     "The section of one paper; a paper of which nothing was made is folded away."
     p = PAPERS[paper]
     tables, bad = tables_of(folder, paper)
+    sheets, spoiled = sheets_of(folder, paper)
     sides, wrong = figures_of(folder/paper/'figures')
     made = sides or any(w for _, w in tables)
     notebook = f'<p>Read the <a href="{pages[f"{paper}.ipynb"]}">notebook of this paper</a>: what is claimed, how it is measured, what our runs show.</p>' if f'{paper}.ipynb' in pages else ''
     shown_tables = ''.join(table_html(t, w, f'{paper}/tables') for t, w in tables if w or not made)
     rest = ''.join(table_html(t, w, '') for t, w in tables if made and not w)
     gallery = f'<h3>Figures</h3><div class="gallery">{"".join(figure_html(s, f"{paper}/figures") for s in sides)}</div>' if sides else ''
-    body = f'{notebook}<h3>Tables</h3>{shown_tables}{f"<details><summary>Tables not built yet: the paper’s numbers</summary>{rest}</details>" if rest else ""}{gallery}'
+    body = f'{notebook}<h3>Tables</h3>{shown_tables}{f"<details><summary>Tables not built yet: the paper’s numbers</summary>{rest}</details>" if rest else ""}{sheets_html(sheets, f"{paper}/tables")}{gallery}'
     head = f'<h2 id="{paper}">{paper.upper()} · {e(p.name)}</h2><p class="small">{e(p.title)}. {e(p.authors)}.</p>'
     if not made: body = f'<details><summary>Not built yet: {len(tables)} tables with the paper’s numbers</summary>{body}</details>'
-    return f'<section>{head}{body}</section>', holes([t for t, w in tables if w]), bad+wrong
+    return f'<section>{head}{body}</section>', holes([t for t, w in tables if w]), bad+spoiled+wrong
 
 # %% ../nbs/85_report.ipynb #9b6074d9
 def run_rows(folder: Path, # <preset>

@@ -118,7 +118,7 @@ def test_everything_is_linked_and_nothing_is_broken(report):
     names = {p.name for p in pages}
     assert {'index.html', 'p1.html', f'failed-{specs[-1].id}.html'} <= names and {f'run-{s.id}.html' for s in specs[:-1]} <= names
     first = pages[index.resolve()]
-    for wanted in ('p1/tables/p1_table1.csv', 'p1/tables/p1_table2.tex', 'p1/figures/figure05.svg', 'p1/figures/figure09.png'): assert wanted in first.links
+    for wanted in ('p1/tables/p1_table1.csv', 'p1/tables/p1_table2.tex', 'p1/tables/p1_breakdown.csv', 'p1/tables/p1_conflicts.tex', 'p1/figures/figure05.svg', 'p1/figures/figure09.png'): assert wanted in first.links
     assert first.tables >= 29 and all(first.alts)                                    # all tables of all papers; every picture described
 
 
@@ -187,6 +187,7 @@ def test_damage_is_told_and_the_page_is_written_all_the_same(report, tmp_path):
     folder = tmp_path/'smoke'
     shutil.copytree(report[0].parent, folder)
     (folder/'p1'/'tables'/'p1_table1.json').write_text('{"id": "p1_table1"')
+    (folder/'p1'/'tables'/'p1_conflicts.json').write_text('{"kind": "sheet"}')
     (folder/'p1'/'figures'/'figure08.png').unlink()
     (folder/'p1'/'figures'/'figure05.json').write_text('{}')
     run = next(p for p in sorted((folder/'runs').iterdir()) if p.name != 'unfinished')
@@ -194,7 +195,7 @@ def test_damage_is_told_and_the_page_is_written_all_the_same(report, tmp_path):
     other = [p for p in sorted((folder/'runs').iterdir()) if p.name != 'unfinished'][1]
     (other/'predictions.parquet').write_bytes(b'PAR1')
     text = build_index(folder).read_text(encoding='utf8')
-    for said in ('p1_table1.json', 'figure08.json: the picture is missing', 'figure05.json: damaged', 'train.ipynb: not a notebook', 'predictions.parquet'): assert said in text, said
+    for said in ('p1_table1.json', 'p1_conflicts.json: damaged', 'figure08.json: the picture is missing', 'figure05.json: damaged', 'train.ipynb: not a notebook', 'predictions.parquet'): assert said in text, said
     assert crawl((folder/'index.html').resolve())[1] == []
 
 

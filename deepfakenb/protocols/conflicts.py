@@ -36,8 +36,8 @@ CONFLICTS = {c.id: c for c in (
     Conflict('direction', 'Scoring direction', 'slots compared from the first edit (Fig. 8); recovery reads from the last (5.4)', 'from the first edit', 'from the first edit', "SequenceMetrics(direction='reversed')", 'reversed: slots counted from the last edit', 'scoring'),
     Conflict('training order', 'Training order (beyond the paper)', 'first edit first (4.4)', 'first edit first', 'first edit first', "model 'seqfakeformer-reversed'", 'last edit first', model='seqfakeformer-reversed'))}
 
-# %% ../../nbs/82_protocols.conflicts.ipynb #726a467b
-SGD_RATES = {'3e-2': 3e-2, '1e-1': 1e-1, '3e-1': 3e-1}   # with momentum 0.9 and clipping at 0.1
+# %% ../../nbs/82_protocols.conflicts.ipynb #0df45588
+SGD_RATES = {'3e-2': .03, '1e-1': .1, '3e-1': .3, '1e0': 1., '3e0': 3.}   # with momentum 0.9 and clipping at 0.1
 
 def _other(c: Conflict, base: Scale, sgd_rate: float|None) -> dict: # training options of the other reading
     "The default's training options with one thing changed."
