@@ -158,15 +158,15 @@ def fill(numbers: list[dict], # `reported(...)`
             if run is not None and measure.guesses: lines.append(_line(guess, *key, estimate=measure.guesses(run)[guess]))
     return lines
 
-# %% ../nbs/83_results.ipynb #39822f66
-def found_run(spec, out=None): # a RunSpec -> (Run or None, what to say about it)
+# %% ../nbs/83_results.ipynb #6559f33e
+def found_run(spec, out=None, table: str = ''): # a RunSpec, the reports folder, a table that is made on request only -> (Run or None, what to say about it)
     "The finished run of a specification, also one that earlier code made, and the reason where there is none."
     from deepfakenb.runs import failure, find
     try: run = find(spec, out, stale=True)
     except UserError as damaged: return None, f'damaged: {damaged}'
     if run: return run, f"made by earlier code: {', '.join(run.stale)}" if run.stale else ''
     why = failure(spec, out)
-    return None, f'failed: {why}' if why else f'not run yet: deepfakenb reproduce --paper {spec.paper} --preset {spec.preset}'
+    return None, f'failed: {why}' if why else f"not run yet: deepfakenb reproduce {f'--table {table}' if table else f'--paper {spec.paper}'} --preset {spec.preset}"
 
 def cells_of(table_id: str, # 'p1_table1' …
              preset: str, # 'smoke', 'bench' or 'paper'

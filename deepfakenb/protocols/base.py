@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'PAPERS', 'Row', 'Column', 'Scale', 'Cell', 'has_gpu', 'TableSpec', 'Protocol', 'get', 'data_root',
-           'data_kind', 'source_of', 'locate', 'imagenet_file', 'with_weights']
+           'data_kind', 'source_of', 'locate', 'imagenet_file', 'weights_name', 'with_weights']
 
 # %% ../../nbs/82_protocols.base.ipynb #41d9a710
 import importlib, os
@@ -139,12 +139,17 @@ def locate(track: str, # 'components' or 'attributes'
     from deepfakenb.data.synth.tracks import ensure_track
     return Path(ensure_track(track, preset))
 
-# %% ../../nbs/82_protocols.base.ipynb #534f5f77
+# %% ../../nbs/82_protocols.base.ipynb #a5307703
 def imagenet_file(backbone: str # 'resnet34' …
                  ) -> Path|None:
     "The file of a backbone's ImageNet weights, if there is one."
     folder = data_dir()/'real'/'weights'
     return next((p for p in (folder/f'{backbone}.safetensors', folder/f'{backbone}.pth') if p.is_file()), None)
+
+def weights_name(model_args: dict # of a RunSpec
+                ) -> str: # of its weights' file, without ending
+    "The backbone's name; DRN is its own."
+    return model_args.get('backbone', 'drn_c_26')
 
 def with_weights(model_args: dict # of a RunSpec
                 ) -> dict: # for `build_model`
@@ -153,6 +158,7 @@ def with_weights(model_args: dict # of a RunSpec
         if not start.is_file(): raise UserError(f'{shown(start)}: no such file; train it with experiments/backbone.ipynb')
         return {**model_args, 'weights': str(start)}
     if model_args.get('weights') != 'imagenet': return model_args
-    path = imagenet_file(model_args['backbone'])
-    if path is None: raise UserError(f"weights not available: put the ImageNet weights of {model_args['backbone']} at {shown(data_dir()/'real'/'weights')}/{model_args['backbone']}.pth")
+    name = weights_name(model_args)
+    path = imagenet_file(name)
+    if path is None: raise UserError(f"weights not available: put the ImageNet weights of {name} at {shown(data_dir()/'real'/'weights')}/{name}.pth")
     return {**model_args, 'weights': str(path)}

@@ -36,7 +36,7 @@ CONFLICTS = {c.id: c for c in (
     Conflict('direction', 'Scoring direction', 'slots compared from the first edit (Fig. 8); recovery reads from the last (5.4)', 'from the first edit', 'from the first edit', "SequenceMetrics(direction='reversed')", 'reversed: slots counted from the last edit', 'scoring'),
     Conflict('training order', 'Training order (beyond the paper)', 'first edit first (4.4)', 'first edit first', 'first edit first', "model 'seqfakeformer-reversed'", 'last edit first', model='seqfakeformer-reversed'))}
 
-# %% ../../nbs/82_protocols.conflicts.ipynb #0df45588
+# %% ../../nbs/82_protocols.conflicts.ipynb #86531826
 SGD_RATES = {'3e-2': .03, '1e-1': .1, '3e-1': .3, '1e0': 1., '3e0': 3.}   # with momentum 0.9 and clipping at 0.1
 
 def _other(c: Conflict, base: Scale, sgd_rate: float|None) -> dict: # training options of the other reading
@@ -54,7 +54,7 @@ def conflict_table(scale, # function (preset, row, column) -> Scale or reason: t
                    seeds: tuple|None = None # fewer than the default's; None: the same
                   ) -> TableSpec: # 'p1_conflicts'
     "Default and other readings as rows, trained alike but for one option."
-    needs_rate = 'its learning rate is not chosen yet: train p1_sgd_rates and read conflicts.best_rate()' if sgd_rate is None else ''
+    needs_rate = 'its learning rate is not chosen yet: compare p1_sgd_rates on validation first' if sgd_rate is None else ''
     rows = [(Row(c.label, c.model or default.model, {**default.args, **c.args}, needs_rate if c.id == 'optimiser' else ''), c) for c in CONFLICTS.values() if c.kind == 'training']
     by_label = {r.label: c for r, c in rows}
     source = {f'{c.label}, {t}' if len(tracks) > 1 else c.label: c for c in columns for t in tracks}

@@ -3,14 +3,14 @@
 # %% auto #0
 __all__ = ['MULTI_CLS', 'DETR', 'OURS', 'DETECTORS', 'ABLATION', 'NARROW', 'BACKBONES', 'BOTH', 'LEARNING_RATE', 'SMALL',
            'TRANSFORMERS', 'STARTED', 'EPOCHS', 'RATE_EPOCHS', 'SMOKE_BOTH', 'NARROW_DETECTORS', 'DETECTOR_SIZE',
-           'PAPER_SIZE', 'SCORES', 'TABLES', 'RATES', 'RATE_TABLE', 'CONFLICT_TABLE', 'SGD_TABLE', 'protocol',
-           'rate_of', 'one_rate', 'short', 'smoke', 'scale', 'detector_scale', 'rate_scale']
+           'PAPER_SIZE', 'PAPER_NETWORK', 'SCORES', 'TABLES', 'RATES', 'RATE_TABLE', 'SGD_RATE', 'CONFLICT_TABLE',
+           'SGD_TABLE', 'protocol', 'rate_of', 'one_rate', 'short', 'smoke', 'scale', 'detector_scale', 'rate_scale']
 
-# %% ../../nbs/82_protocols.p1.ipynb #bc3740c5
+# %% ../../nbs/82_protocols.p1.ipynb #53733ead
 from dataclasses import replace
 from ..options import scaled_schedule
 from .conflicts import conflict_table, sgd_rate_table
-from .base import Column, Protocol, Row, Scale, TableSpec, imagenet_file
+from .base import Column, Protocol, Row, Scale, TableSpec, imagenet_file, weights_name
 
 # %% ../../nbs/82_protocols.p1.ipynb #6bbc24a7
 MULTI_CLS = Row('Multi-Cls', 'multi-cls')
@@ -64,10 +64,11 @@ def scale(preset, row, column, track) -> Scale|str:
     if column.own: return Scale(one_rate(row.model, EPOCHS, bs=32, channels_last=True, **short(EPOCHS)), dict(preset='bench', size=128), seeds=(0, 1, 2), args={**args, **STARTED})
     return Scale(one_rate(row.model, 100), dict(preset='bench', size=128), seeds=(0, 1, 2), needs_gpu=True)
 
-# %% ../../nbs/82_protocols.p1.ipynb #9931bd04
+# %% ../../nbs/82_protocols.p1.ipynb #5926b6d6
 NARROW_DETECTORS = {'drn': dict(width=.125), 'multi-attentional': dict(backbone='efficientnet-narrow', width=64), 'two-stream': dict(backbone='xception-narrow', dropout=.1)}
 DETECTOR_SIZE = {'multi-attentional': 256}   # px at bench; the others 128
 PAPER_SIZE = {'multi-attentional': 380}      # px as published; the others 256
+PAPER_NETWORK = {'multi-attentional': dict(backbone='efficientnet_b4'), 'two-stream': dict(backbone='xception'), 'drn': {}}
 
 def detector_scale(preset, row, column) -> Scale|str:
     "What a cell of Table 3 is trained with in a preset, or why it is not."
@@ -76,9 +77,13 @@ def detector_scale(preset, row, column) -> Scale|str:
         like = BACKBONES[2 if column.own else 1]
         made = scale(preset, row, like, track)
         return made if isinstance(made, str) else replace(made, args={**like.args, **made.args})
-    if preset == 'paper': return 'not in the paper' if column.own else 'weights not available'
+    if preset == 'paper':
+        if column.own: return 'not in the paper'
+        args = PAPER_NETWORK[row.model]
+        if imagenet_file(weights_name(args)) is None: return 'weights not available'
+        return Scale(scaled_schedule(170), dict(preset='paper', size=PAPER_SIZE.get(row.model, 256)), args=dict(args, weights='imagenet'), needs_gpu=True)
     if preset == 'smoke': return smoke(row, NARROW_DETECTORS[row.model], track) if column.own else 'not in smoke'
-    if column.own: return 'too large for two cores'
+    if column.own: return Scale(one_rate(row.model, EPOCHS, bs=32, channels_last=True, **short(EPOCHS)), dict(preset='bench', size=128), args=NARROW_DETECTORS[row.model])
     return Scale(one_rate(row.model, 100), dict(preset='bench', size=DETECTOR_SIZE.get(row.model, 128)), seeds=(0, 1, 2), needs_gpu=True)
 
 # %% ../../nbs/82_protocols.p1.ipynb #b20270a4
@@ -105,8 +110,9 @@ def rate_scale(preset, row, column) -> Scale|str:
 RATE_TABLE = TableSpec('p1_rates', 'p1', 'Learning rates compared on validation', (MULTI_CLS, OURS), tuple(Column(r, BACKBONES[-1].args, own=True) for r in RATES),
                        SCORES, dict(track='components'), rate_scale)
 
-# %% ../../nbs/82_protocols.p1.ipynb #79c650de
+# %% ../../nbs/82_protocols.p1.ipynb #cce55638
+SGD_RATE = .3   # of five that were compared on validation, see the end of this notebook
 def _components(preset, row, column): return scale(preset, row, column, 'components')
-CONFLICT_TABLE = conflict_table(_components, OURS, BACKBONES[-1:])
+CONFLICT_TABLE = conflict_table(_components, OURS, BACKBONES[-1:], sgd_rate=SGD_RATE)
 SGD_TABLE = sgd_rate_table(_components, OURS, BACKBONES[-1])
 protocol = Protocol('p1', {t.id: t for t in TABLES}, {t.id: t for t in (RATE_TABLE, CONFLICT_TABLE, SGD_TABLE)}, notebook='papers/p1.ipynb')
