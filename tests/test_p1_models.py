@@ -52,7 +52,8 @@ def test_predict(made, faces, tmp_path):
 
 def test_explorer(made, faces):
     from dataclasses import replace
-    from deepfakenb.widgets import AttentionExplorer, State, layers, picture, text
+    from deepfakenb.explorer import State, picture, text
+    from deepfakenb.widgets import AttentionExplorer, layers
     name, model, how, names = made
     ui = AttentionExplorer(model, faces, [[2, 1, 0, 0, 0], [0]*5], vocabulary=Vocabulary('components'), size=96)
     e, state = ui.explorer, ui.state

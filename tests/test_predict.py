@@ -251,7 +251,8 @@ def test_import_published(deepfakenb, folder, tmp_path):
 
 def test_real_portraits(shared, checkpoint, tmp_path):
     "Real photographs go through from file to picture; what an untrained model says of them is neither looked at nor kept."
-    from deepfakenb.predict import find_detector, predict_files
+    from deepfakenb.predict import find_detector
+    from deepfakenb.predict_folder import predict_files
     portraits = sorted((shared/'portraits').glob('*.jpg'))[::40]
     if not portraits: pytest.skip('no portraits in shared/')
     album = tmp_path/'album'

@@ -80,7 +80,7 @@ def test_own_component_gives_the_original_back(smoke, generator):
 def test_right_order_beats_wrong_order(smoke, generator, track):
     "Paired over smoke test files: the interval of the mean difference leaves zero out, and recovery beats doing nothing."
     from deepfakenb.recovery import recover, undo, wrong_order
-    from deepfakenb.recovery_scores import mean_interval
+    from deepfakenb.recovery_summary import mean_interval
     files, labels, states, log = smoke[track]
     assert levels(files, states[-1]).max() < 4                    # the replay is the file, up to JPEG
     right, wrong = levels(recover(files, labels, log, generator)[-1], states[0]), levels(undo(files, wrong_order(labels, 1), log, generator)[-1], states[0])

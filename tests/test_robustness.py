@@ -18,7 +18,8 @@ from deepfakenb.models.checkpoints import save_model
 from deepfakenb.models.sequence import build_model
 from deepfakenb.protocols.base import get
 from deepfakenb.results import ids, split_predictions
-from deepfakenb.robustness import DISTORTIONS, conditions, curves, distort, measure, read_robustness, robustness, robustness_file, row_counts, test_sample as images_of
+from deepfakenb.robustness import DISTORTIONS, conditions, curves, distort, measure, robustness, row_counts
+from deepfakenb.robustness_counts import read_robustness, robustness_file, test_sample as images_of, write_robustness
 from deepfakenb.sheet import write_sheet
 from seqdata import tiny
 
@@ -66,7 +67,6 @@ def test_measured_once_resumed_and_equal_to_the_record(world, monkeypatch):
         m.setattr(runs.Run, 'model', Never())
         assert measure([first], file, limit=8, device='cpu') == {} and file.read_bytes() == before
     lines = got.to_dict('records')
-    from deepfakenb.robustness import write_robustness
     write_robustness(file, [l for l in lines if (l['distortion'], l['level']) != ('blur', 3)])    # a condition is missing: only it is measured
     assert measure([first, made['multi-cls']], file, limit=8, device='cpu') == {}
     again = read_robustness(file)

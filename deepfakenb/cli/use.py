@@ -39,7 +39,7 @@ def as_document(detector, answers # `Detector`, `Answers`
                 images=[dict(p.as_dict(), picture=str(made)) for p, made in answers.done],
                 set_aside=[dict(file=f, why=why) for f, why in answers.aside], stopped=answers.stopped)
 
-# %% ../../nbs/89_cli.use.ipynb #22ad365e
+# %% ../../nbs/89_cli.use.ipynb #0a4b6713
 @app.command('predict')
 def predict(path: Annotated[Path, typer.Argument(metavar='IMAGE_OR_FOLDER', help='A picture, or a folder of them.')],
             run: Annotated[Optional[str], typer.Option(help='Id of a run, or its folder.')] = None,
@@ -52,7 +52,8 @@ def predict(path: Annotated[Path, typer.Argument(metavar='IMAGE_OR_FOLDER', help
             best: Annotated[str, typer.Option(help="A run's checkpoint, best in: fixed or adaptive.")] = 'adaptive',
             reports: Annotated[Optional[Path], typer.Option(help='Reports folder that holds the run.')] = None):
     "Say which edits were made in which order, and draw where the model looked."
-    from deepfakenb.predict import find_detector, picture_files, predict_files, trained_on
+    from deepfakenb.predict import find_detector, trained_on
+    from deepfakenb.predict_folder import picture_files, predict_files
     if best not in ('fixed', 'adaptive'): raise UserError(f'--best {best}: choose fixed or adaptive', 2)
     if not path.exists(): raise UserError(f'{path}: no such file or folder')
     picture_files(path)
