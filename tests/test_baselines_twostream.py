@@ -32,7 +32,7 @@ def test_a_training_step_moves_every_parameter_in_any_memory_format():
         loss.backward(); optimiser.step()
         still = [k for k, p in model.named_parameters() if torch.equal(p, before[k])]
         # softmax does not change when a constant is added to a row of similarities, so some biases of the projections may rest
-        assert math.isfinite(loss.item()) and not [k for k in still if not k.endswith('.bias')]
+        assert math.isfinite(loss.item()) and not [k for k in still if not (k.endswith('.bias') and k.startswith('cross'))]
 
 def test_predicts_alone_as_in_a_batch_and_keeps_its_mode():
     model = narrow().train()

@@ -36,6 +36,7 @@ def test_version_and_help(capsys):
     (['reproduce', '--preset', 'quick'], 2, ['--preset quick', 'smoke, bench, paper']),
     (['reproduce', '--paper', 'p9'], 2, ['p9', 'p1']),
     (['reproduce', '--table', 'p1_table99', '--dry-run'], 2, ['p1_table99', 'p1_table1']),
+    (['reproduce', '--table', 'foo', '--dry-run'], 2, ['--table foo', 'p1_table1']),
     (['reproduce', '--shard', '5/2', '--dry-run'], 2, ['--shard 5/2', 'i/n']),
     (['reproduce', '--data-root', '/no/such/folder', '--dry-run'], 2, ['no such folder', '--data-root']),
     (['reproduce', '--preset', 'paper'], 2, ['real Seq-DeepFake', '--data-root']),

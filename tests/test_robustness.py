@@ -124,8 +124,8 @@ def test_conflicts_of_scoring_agree_with_the_metrics(world):
     sheet = conflict_sheet('smoke', here/'out')
     assert 'NOT MEANINGFUL' in sheet.caption and len(sheet.rows) == 8 and run.id in sheet.runs and '—' in sheet.rows[0][5] and '[' in sheet.rows[5][5]
     assert {p.suffix for p in write_sheet(sheet, here/'tables').iterdir()} == {'.csv', '.md', '.tex', '.json'}
-    reasons = {l['reason'] for l in conflict_lines({}, {})}
-    assert not reasons                                                           # no track, no line; nothing raises
+    lines = conflict_lines(dict(components=()), {})
+    assert len(lines) == 8*2 and {l['reason'] for l in lines} == {'no finished run', 'not planned'} and not any(l['runs'] for l in lines)
 
 
 def test_breakdown_is_the_metrics(world):

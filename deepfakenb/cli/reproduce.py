@@ -25,13 +25,15 @@ class Order:
     @property
     def reports(self) -> Path: return Path(self.out) if self.out else reports_dir()
 
-# %% ../../nbs/89_cli.reproduce.ipynb #756e68b3
+# %% ../../nbs/89_cli.reproduce.ipynb #450ef762
 def protocols_of(order: Order # what was asked for
                 ) -> list:
     "The protocols concerned; an unknown paper, table or preset raises `UserError`."
     from deepfakenb.protocols import base
     if order.preset not in base.PRESETS: raise UserError(f"--preset {order.preset}: choose from {', '.join(base.PRESETS)}", 2)
-    papers = [order.paper] if order.paper else [order.table.split('_')[0]] if order.table else list(base.PAPERS)
+    of_table = order.table and not order.paper and order.table.split('_')[0]
+    if of_table and of_table not in base.PAPERS: raise UserError(f"--table {order.table}: a table is named after its paper, such as {next(iter(base.get(base.PAPERS[0]).tables))}; papers: {', '.join(base.PAPERS)}", 2)
+    papers = [order.paper or of_table] if order.paper or of_table else list(base.PAPERS)
     found = [base.get(p) for p in papers]
     if order.table: found[0].table(order.table)
     return found
