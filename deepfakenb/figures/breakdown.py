@@ -3,11 +3,12 @@
 # %% auto #0
 __all__ = ['PANELS', 'breakdown_figure']
 
-# %% ../../nbs/84_figures.breakdown.ipynb #34321624
+# %% ../../nbs/84_figures.breakdown.ipynb #df03a953
 import numpy as np
 from ..breakdown import SCORES
 from .base import new_figure
-from .robustness import row_style
+from .robustness import draw_points, legend_above, row_names, row_style
+from ..vocab import STEPS
 
 PANELS = (('all', ('exact_match', 'found_set', 'order_only', 'order_pairs'), ''), ('length', 'exact_match', 'true number of edits'), ('length', 'adaptive_acc', 'true number of edits'), ('position', 'adaptive_acc', 'position'))
 
@@ -19,19 +20,22 @@ def _points(lines, name, group, score): # x, value, low, high of a row in a pane
 def breakdown_figure(tracks: dict # track -> lines of `breakdown.breakdown_lines`
                     ): # figure
     "Whole sequences, sets and orders; exact match and Adaptive-Acc by length; Adaptive-Acc by position; one colour a row."
-    names = list(dict.fromkeys(l['row'] for lines in tracks.values() for l in lines))
-    fig, axes = new_figure('double', 1.75*len(tracks)+.2+.16*-(-len(names)//2), nrows=len(tracks), ncols=len(PANELS), width_ratios=(1.5, 1, 1, 1), squeeze=False)
+    names, common = row_names(tracks)
+    fig, axes = new_figure('double', 1.75*len(tracks), nrows=len(tracks), ncols=len(PANELS), width_ratios=(1.5, 1, 1, 1), squeeze=False)
     for place, (row, (track, lines)) in enumerate(zip(axes, tracks.items())):
+        mine = [n for n in names if any(l['row'] == n for l in lines)]
         for ax, (group, score, label) in zip(row, PANELS):
-            for k, name in enumerate(names):
-                x, v, lo, hi = _points(lines, name, group, score)
-                style = row_style(k) | (dict(linestyle='none') if group == 'all' else {})
-                if len(x): ax.errorbar(x+.09*(k-(len(names)-1)/2), v, np.maximum([v-lo, hi-v], 0), **style, ms=3, lw=1.1, elinewidth=.8, label=name)
-            ax.set_ylim(0, 100)
-            if group == 'all': ax.set_xticks(range(len(score)), [SCORES[s].replace(' ', '\n', 1) for s in score]); ax.set_xlim(-.5, len(score)-.5); ax.grid(axis='x', visible=False)
-            else: ax.set_xlabel(label); ax.xaxis.get_major_locator().set_params(integer=True)
+            for k, name in enumerate(mine):
+                x, *rest = _points(lines, name, group, score)
+                style = row_style(list(names).index(name)) | (dict(linestyle='none') if group == 'all' else {})
+                if len(x): draw_points(ax, x+min(.11, .7/len(mine))*(k-(len(mine)-1)/2), *rest, style, names[name])
+            ticks = dict(all=range(len(PANELS[0][1])), length=range(STEPS+1), position=range(1, STEPS+1))[group]
+            ax.set(ylim=(0, 100), xlim=(ticks[0]-.5, ticks[-1]+.5), xlabel=label)
+            if group == 'all': ax.set_xticks(ticks, [SCORES[s].replace(' ', '\n', 1) for s in score]); ax.grid(axis='x', visible=False)
+            else: ax.set_xticks(ticks)
             if place == 0: ax.set_title('whole sequences' if group == 'all' else SCORES[score])
         row[0].set_ylabel(f'{track}\n(%)')
     found = {l: h for ax in axes.flat for h, l in zip(*ax.get_legend_handles_labels())}
-    if found: fig.legend(found.values(), found.keys(), loc='outside upper center', ncols=2)
+    texts = [t for t in names.values() if t in found]
+    if texts: legend_above(fig, [found[t] for t in texts], texts, common)
     return fig

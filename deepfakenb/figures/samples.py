@@ -43,40 +43,46 @@ def read_faces(files, # paths
     images = [open_image(f) for f in files]
     return [i if max(i.shape) <= size else np.array(Image.fromarray(i).resize((size, size), Image.Resampling.LANCZOS)) for i in images]
 
-# %% ../../nbs/84_figures.samples.ipynb #6246dbaf
-def steps_of_one_face(data, # SeqDeepFake: `.root`, `.track`, `.frame`
-                      seed: int = 0, # of the draw among the longest chains
-                      split: str = 'test'
-                     ) -> tuple[list, list[str]]|None: # images (H, W, 3) and sequences; None where the data do not say who is who
-    "Images of one person, each with one edit more than the one before."
-    import json
-    from pathlib import Path
-    truth = Path(data.root)/f'facial_{data.track}'/'truth.jsonl'
-    if not truth.is_file(): return None
-    who = {r['file']: str(r['person']) for r in map(json.loads, truth.read_text(encoding='utf8').splitlines())}
-    part = data.frame[data.frame['split'] == split]
+# %% ../../nbs/84_figures.samples.ipynb #1e980c72
+def _chains(part, who): # rows of the frame; path -> person -> of every image the unbroken chain that it ends: [(sequence, file), …]
     chains = []
     for _, rows in part.groupby(part['path'].map(who)):
         have = dict(zip(rows['sequence'], rows['file']))
         for last in have:
             edits = [] if last == 'original' else last.split('-')
             names = ['-'.join(edits[:k]) or 'original' for k in range(len(edits)+1)]
-            chain = names[max([k+1 for k, n in enumerate(names) if n not in have], default=0):]   # what lies unbroken before the last
-            chains.append([(n, have[n]) for n in chain])
+            names = names[max([k+1 for k, n in enumerate(names) if n not in have], default=0):]   # what lies unbroken before the last
+            chains.append([(n, have[n]) for n in names])
+    return chains
+
+def steps_of_one_face(data, # SeqDeepFake: `.root`, `.track`, `.frame`
+                      seed: int = 0, # of the draw among the longest chains
+                      split: str = 'test' # looked at first
+                     ) -> tuple[list, list[str], str]|None: # images (H, W, 3), their sequences, split; None where the data do not say who is who
+    "Images of one person, each with one edit more than the one before, the original first if there is any such chain."
+    import json
+    from pathlib import Path
+    truth = Path(data.root)/f'facial_{data.track}'/'truth.jsonl'
+    if not truth.is_file(): return None
+    who = {r['file']: str(r['person']) for r in map(json.loads, truth.read_text(encoding='utf8').splitlines())}
+    of = lambda name: _chains(data.frame[data.frame['split'] == name], who)
+    for name in (split, *(s for s in data.frame['split'].unique() if s != split)):
+        if chains := [c for c in of(name) if c[0][0] == 'original' and len(c) > 1]: break
+    else: name, chains = split, of(split)
     if not chains: return None
     longest = [c for c in chains if len(c) == max(map(len, chains))]
     chosen = longest[np.random.default_rng(seed).integers(len(longest))]
-    return read_faces([f for _, f in chosen]), [n for n, _ in chosen]
+    return read_faces([f for _, f in chosen]), [n for n, _ in chosen], name
 
-def steps_figure(strips: dict # track -> (images, sequences) of `steps_of_one_face`
+def steps_figure(strips: dict # track -> (images, sequences, split) of `steps_of_one_face`
                 ): # figure
-    "Figure 2: the same face after none, one, two … edits; one row a track."
-    n = max(len(i) for i, _ in strips.values())
+    "Figure 2: the same face after none, one, two … edits; one row a track, with its split where it is not test."
+    n = max(len(i) for i, *_ in strips.values())
     fig, axes = new_figure('double', 7.0/max(n, 4)*1.16*len(strips), nrows=len(strips), ncols=n, squeeze=False)
-    for row, (track, (images, names)) in zip(axes, strips.items()):
+    for row, (track, (images, names, split)) in zip(axes, strips.items()):
         blank, last = [None]*(n-len(images)), [s.split('-')[-1] for s in names]
-        faces(row, [*images, *blank], ['original' if s == 'original' else f"{s.count('-')+1}  + {SHORT.get(e, e)}" for s, e in zip(names, last)]+blank)
-        row[0].set_ylabel(track, fontsize=8, fontweight='bold')
+        faces(row, [*images, *blank], ['original' if s == 'original' else f"edit {s.count('-')+1}: {SHORT.get(e, e)}" for s, e in zip(names, last)]+blank)
+        row[0].set_ylabel(track if split == 'test' else f'{track}\n({split} split)', fontsize=8, fontweight='bold')
     return fig
 
 # %% ../../nbs/84_figures.samples.ipynb #d447f8e5
