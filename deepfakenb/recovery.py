@@ -14,7 +14,7 @@ from .data.synth.edit import reencode, reverse_attribute, reverse_component
 from .data.synth.people import SHOT, hash_uniform
 from .vocab import ACTIONS, STEPS, TRACKS
 
-# %% ../nbs/86_recovery.ipynb #29ce2f15
+# %% ../nbs/86_recovery.ipynb #adf5c7a3
 def edits_of(sequences # (B, 5) ids as a model or a label says them
             ) -> Tensor: # (B, 5) int64: edits 1..5 to the left, zeros after them
     "The edits of each sequence without holes, PAD and EOS."
@@ -22,7 +22,8 @@ def edits_of(sequences # (B, 5) ids as a model or a label says them
     x = torch.where((x >= 1) & (x <= ACTIONS), x, 0)
     return x.gather(1, (x == 0).to(torch.int8).argsort(dim=1, stable=True))
 
-def inverse_order(sequences) -> Tensor: # (B, 5): what to undo, in this order
+def inverse_order(sequences # (B, 5) ids in the order they were made
+                 ) -> Tensor: # (B, 5): what to undo, in this order
     "The last edit first (the paper, section 5.4)."
     return edits_of(edits_of(sequences).flip(1))
 
@@ -39,13 +40,18 @@ def wrong_order(sequences, # (B, 5)
         out[rows, :k] = right[rows, :k].gather(1, other[pick])
     return out
 
-# %% ../nbs/86_recovery.ipynb #5d7724cb
+# %% ../nbs/86_recovery.ipynb #35d3b084
 @dataclass(frozen=True)
 class Donors:
     "Components: the picture each component is put back from, and under which mask."
     pictures: Tensor   # (B, 5, 3, S, S) uint8, of nose, eye, eyebrow, lip, hair; one for all five: (B, 1, 3, S, S)
     masks: Tensor      # (B, 5, 1, S/4, S/4) in 0..1
-    def undo(self, images, rows, edits, generator): # (b, 3, S, S), (b,), (b,) ids 1..5
+    def undo(self, images: Tensor, # (b, 3, S, S) uint8
+             rows: Tensor, # (b,) whose: rows of `pictures` and `masks`
+             edits: Tensor, # (b,) ids 1..5, one an image
+             generator # of the edits
+            ) -> Tensor: # (b, 3, S, S) uint8
+        "Put one component of each image back from its picture."
         k = edits-1
         return reverse_component(images, self.pictures[rows, k.clamp_max(self.pictures.shape[1]-1)], self.masks[rows, k], generator)
 
@@ -53,28 +59,39 @@ class Donors:
 class Degrees:
     "Attributes: by how much each was moved, if it was."
     strength: Tensor   # (B, 5) signed degrees, of Bangs, Eyeglasses, Beard, Smiling, Young
-    def undo(self, images, rows, edits, generator):
+    def undo(self, images: Tensor, # (b, 3, S, S) uint8
+             rows: Tensor, # (b,) whose: rows of `strength`
+             edits: Tensor, # (b,) ids 1..5, one an image
+             generator # of the edits
+            ) -> Tensor: # (b, 3, S, S) uint8
+        "Walk one attribute of each image back by the degree it was moved."
         return reverse_attribute(images, edits, self.strength[rows, edits-1], generator)
 
+# %% ../nbs/86_recovery.ipynb #960acf6c
 NEUTRAL = (.03, .03, 0., .04, .5)   # median degrees of the five attributes among rendered people
 
 @dataclass(frozen=True)
 class Read:
     "Attributes: the present degree as a network reads it; what is undone goes to the degree that the median person has."
     net: torch.nn.Module   # `models.identity.IdentityNet`
-    neutral: tuple = NEUTRAL
-    def undo(self, images, rows, edits, generator):
+    neutral: tuple = NEUTRAL   # degrees 0..1 to go to, of the five attributes
+    def undo(self, images: Tensor, # (b, 3, S, S) uint8
+             rows: Tensor, # (b,) whose; not used, the picture says it
+             edits: Tensor, # (b,) ids 1..5, one an image
+             generator # of the edits
+            ) -> Tensor: # (b, 3, S, S) uint8
+        "Walk one attribute of each image from the degree it shows to the neutral one."
         with torch.no_grad(): present = self.net.degrees(images)
         away = present - present.new_tensor(self.neutral)
         return reverse_attribute(images, edits, away.gather(1, edits[:, None]-1)[:, 0], generator)
 
-# %% ../nbs/86_recovery.ipynb #994d4e76
+# %% ../nbs/86_recovery.ipynb #025310e7
 def undo(images: Tensor, # (B, 3, S, S) uint8
          todo, # (B, 5) ids, in the order of undoing
          knowledge, # `Donors`, `Degrees`, `Read`, or anything with their `undo`
          generator # of the edits
         ) -> list[Tensor]: # the images at first and after each step, (B, 3, S, S) uint8
-    "Undo edits in the order given."
+    "Undo edits in the order given; edits without knowledge raise `UserError`, as many images as sequences are needed (`ValueError`)."
     todo, states = edits_of(todo), [images]
     if len(todo) != len(images): raise ValueError(f'{len(images)} images, {len(todo)} sequences')
     if todo.any() and knowledge is None:
@@ -91,7 +108,7 @@ def recover(images: Tensor, # (B, 3, S, S) uint8, edited
             knowledge, # see the table above
             generator # of the edits
            ) -> list[Tensor]: # the images at first and after each step
-    "Reverse a sequence of edits in inverse order (the paper, section 5.4)."
+    "Reverse a sequence of edits in inverse order (the paper, section 5.4); edits without knowledge raise `UserError`."
     return undo(images, inverse_order(sequences), knowledge, generator)
 
 # %% ../nbs/86_recovery.ipynb #6308da62

@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['MEASURES', 'CASES', 'frame_of', 'mean_interval', 'answer_case', 'one_each', 'order_summary', 'quality',
-           'false_alarms', 'choose_cases', 'case_pictures']
+           'false_alarms', 'false_alarm_text', 'choose_cases', 'case_pictures']
 
 # %% ../nbs/87_recovery_summary.ipynb #e7d61cb5
 import numpy as np
@@ -11,10 +11,11 @@ from .metrics.intervals import Interval, bootstrap
 from .recovery import edits_of, inverse_order, recorded, replay, undo
 from .vocab import Vocabulary
 
-# %% ../nbs/87_recovery_summary.ipynb #b317a953
+# %% ../nbs/87_recovery_summary.ipynb #3a15ac2c
 MEASURES = dict(psnr='PSNR (dB)', lpips='LPIPS-like distance', identity='identity distance')
 
-def frame_of(found: dict): # DataFrame, one row an image
+def frame_of(found: dict # of `recovery_scores.measure`
+            ): # DataFrame, one row an image
     "The measurements as a table."
     import pandas as pd
     return pd.DataFrame(found['rows'], columns=found['columns'])
@@ -45,18 +46,25 @@ def answer_case(label, said # (5,) ids each
     if sorted(a) == sorted(b): return 'order'
     return 'missed' if b in without(a) else 'extra' if a in without(b) else 'other'
 
-# %% ../nbs/87_recovery_summary.ipynb #17f3e563
+# %% ../nbs/87_recovery_summary.ipynb #04fe3b26
 def one_each(found: dict, seed: int = 0, least: int = 2): # DataFrame: one image a person
     "For each person one image with at least so many edits, drawn by seed."
     frame = frame_of(found)
     return frame[frame['length'] >= least].groupby('person', sort=True).sample(1, random_state=seed).reset_index(drop=True)
 
-def order_summary(found: dict, measure: str = 'identity', seed: int = 0) -> dict: # Intervals, and `people`
-    "Figure 7: distance to the original of edited faces, and of those recovered in right and in wrong order."
-    x = one_each(found, seed)
-    parts = {n: mean_interval(x[f'{n}_{measure}']) for n in ('edited', 'right', 'wrong', 'right_alone')}
-    return dict(parts, difference=mean_interval(x[f'wrong_{measure}']-x[f'right_{measure}']), people=len(x), share=float((x[f'right_{measure}'] < x[f'wrong_{measure}']).mean()))
+def order_summary(found: dict, # of `recovery_scores.measure`
+                  measure: str = 'identity', # of `MEASURES`
+                  seed: int = 0 # of the image that stands for a person
+                 ) -> dict: # Intervals in the measure's unit; `people`; `share` of those closer in the right order; the same with `_alone`
+    "Figure 7: distance to the original of edited faces, and of those recovered in right and in wrong order, with the log and without it (`_alone`)."
+    x, closer = one_each(found, seed), -1 if measure == 'psnr' else 1
+    parts = {n: mean_interval(x[f'{n}_{measure}']) for n in ('edited', 'right', 'wrong', 'right_alone', 'wrong_alone')}
+    for tail in ('', '_alone'):
+        away = x[f'wrong{tail}_{measure}']-x[f'right{tail}_{measure}']
+        parts |= {f'difference{tail}': mean_interval(away), f'share{tail}': float((closer*away > 0).mean())}
+    return dict(parts, people=len(x))
 
+# %% ../nbs/87_recovery_summary.ipynb #4b54b44a
 def quality(found: dict, alone: bool = False # without the log
            ) -> list[dict]: # one a case that occurs: case, images, people, and for each measure Intervals of edited, said, true
     "Recovery with detected sequences, by how right they were; edited images only."
@@ -69,14 +77,31 @@ def quality(found: dict, alone: bool = False # without the log
                               for name, c in (('edited', 'edited'), ('said', 'said'+tail), ('true', 'right'+tail))} for m in MEASURES}))
     return out
 
-def false_alarms(found: dict, alone: bool = False) -> dict: # images, share with an answer, PSNR of those after "recovery"
+def false_alarms(found: dict, # of `recovery_scores.measure`
+                 alone: bool = False # without the log
+                ) -> dict: # images, alarms: counts; before, after: PSNR of the alarms in dB, with interval over people; empty where no model was asked
     "What recovery does to faces that nobody edited, where the model says they were."
     x = frame_of(found)
     if 'case' not in x: return {}
     x = x[x['length'] == 0]; wrong = x[x['case'] != 'exact']
-    return dict(images=len(x), alarms=len(wrong), before=mean_interval(wrong['edited_psnr']), after=mean_interval(wrong['said_alone_psnr' if alone else 'said_psnr']))
+    after = 'said_alone_psnr' if alone else 'said_psnr'
+    return dict(images=len(x), alarms=len(wrong), before=mean_interval(wrong['edited_psnr'], wrong['person']), after=mean_interval(wrong[after], wrong['person']))
 
-# %% ../nbs/87_recovery_summary.ipynb #a39b5bfb
+# %% ../nbs/87_recovery_summary.ipynb #9713fc48
+def false_alarm_text(found: dict # track -> of `recovery_scores.measure`
+                    ) -> str: # one sentence of Markdown; '' where no model was asked or no untouched face was measured
+    "How often a model has untouched faces \"recovered\", and what they lose by it."
+    parts = []
+    for track, f in found.items():
+        log, alone = false_alarms(f), false_alarms(f, True)
+        if not log or not log['images']: continue
+        told = f"of {log['images']} untouched faces of the {track} track the model calls **{log['alarms']}** edited"
+        if log['alarms']: told += (f", and undoing what was never done takes these from {log['before'].mean:.1f} dB to {log['after'].mean:.1f} [{log['after'].low:.1f}, {log['after'].high:.1f}] dB with the log "
+                                   f"and to {alone['after'].mean:.1f} [{alone['after'].low:.1f}, {alone['after'].high:.1f}] dB without it")
+        parts.append(told)
+    return f"**False alarms**: {'; '.join(parts)}." if parts else ''
+
+# %% ../nbs/87_recovery_summary.ipynb #62af9be4
 def choose_cases(found: dict, quantiles=(.25, .5, .75), length: int = 3): # rows of `frame_of`
     "Images with so many edits at quantiles of the right order's gain in PSNR; of fewer edits where there are none."
     x = frame_of(found)
@@ -90,7 +115,7 @@ def case_pictures(found: dict, row) -> dict: # names and lists of (S, S, 3) uint
     from deepfakenb.data.synth.tracks import GroupEditor, find_preset, track_people
     from deepfakenb.models.generator import load_generator
     track, (key, i) = found['track'], map(int, row['person'].split('-'))
-    voc, kept = Vocabulary(track), generated_dir()/'recovery'/f"{object_hash([found['weights'], row['file'], list(row['wrong']), track])}.npz"
+    voc, kept = Vocabulary(track), generated_dir()/'recovery'/f"{object_hash([found['made_from'], row['file'], list(row['wrong']), track])}.npz"
     label = torch.tensor([voc.ids(row['sequence'].split('-'))]); wrong = torch.tensor([list(row['wrong'])])
     if not kept.is_file():
         editor = GroupEditor(track, find_preset(found['preset']), load_generator(device='cpu'), track_people(i+1, key), key)

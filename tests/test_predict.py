@@ -198,6 +198,9 @@ def test_wrong_usage(deepfakenb, folder, checkpoint, tmp_path):
                             ((folder/'good.png', '--size', 3), 'size')):
         code, _, err = deepfakenb('predict', *arguments, '--out', tmp_path)
         assert code == 2 and one_line(err) and word in err, err
+    mine = tmp_path/'mine'; mine.mkdir(); (mine/'letter.txt').write_text('mine')
+    code, _, err = deepfakenb('predict', folder/'good.png', '--run', mine, '--out', tmp_path/'out')         # somebody's folder: never told to delete it
+    assert code == 1 and one_line(err) and 'not the folder of a run' in err and 'runs list' in err and 'delete' not in err and 'DONE' not in err, err
     code, _, err = deepfakenb('predict', folder/'good.png', '--run', 'nosuchrun', '--reports', tmp_path, '--out', tmp_path)
     assert code == 1 and one_line(err) and 'nosuchrun' in err
 

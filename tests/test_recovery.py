@@ -87,6 +87,14 @@ def test_right_order_beats_wrong_order(smoke, generator, track):
     assert mean_interval(wrong-right).low > 0, mean_interval(wrong-right)
     assert right.mean() < levels(files, states[0]).mean()
 
+def test_what_a_wrong_order_loses_is_the_log(smoke, generator):
+    "Components put back from one other picture: both orders lead to the same face, while the log's orders differ."
+    from deepfakenb.recovery import Donors, recover, undo, wrong_order
+    files, labels, states, log = smoke['components']
+    one = Donors(states[0][:, None].flip(-1), log.masks)
+    def apart(knowledge): return levels(recover(files, labels, knowledge, generator)[-1], undo(files, wrong_order(labels, 1), knowledge, generator)[-1]).mean()
+    assert apart(one) < .2*apart(log), (apart(one), apart(log))
+
 def test_the_committed_embedding_knows_people():
     from deepfakenb.data.synth.render import render
     from deepfakenb.models.identity import embed_with, identity_file, load_identity, shots, verification
@@ -96,19 +104,90 @@ def test_the_committed_embedding_knows_people():
     assert got['auc'][0] > .85 and abs(got['auc'][0]-net.record['auc'][0]) < .08
 
 def test_kept_numbers_are_read(tmp_path):
-    from deepfakenb.core import file_hash, weights_dir, write_json
-    from deepfakenb.models.identity import identity_file
-    from deepfakenb.recovery_scores import recoveries
-    kept = dict(components=dict(asked=dict(faces=1), weights=dict(generator=file_hash(weights_dir()/'generator.safetensors', 16), identity=file_hash(identity_file(), 16)), rows=[]))
+    from deepfakenb.core import write_json
+    from deepfakenb.recovery_scores import made_from, recoveries, who_answers
+    kept = dict(components=dict(asked=dict(faces=1), made_from=made_from(), answers=who_answers('components', 'bench', out=tmp_path), rows=[]))
+    assert set(kept['components']['made_from']) == {'generator', 'identity', 'code'} and kept['components']['answers']['run'] == ''       # no run here: the demonstration model
     write_json(tmp_path/'bench'/'p1'/'recovery.json', kept)
     assert recoveries('components', 'bench', tmp_path) == kept['components'] == recoveries('components', 'bench', tmp_path, faces=1)
     with pytest.raises(UserError, match='attributes: not measured yet; run'): recoveries('attributes', 'bench', tmp_path, only_kept=True)
+
+@pytest.mark.parametrize('what, words', [('generator', 'the generator has changed'), ('identity', 'the identity network has changed'), ('code', 'the code that measures has changed'), ('made_from', 'the generator has changed'),
+                                         ('answers', 'another model answers now'), ('run', 'another model answers now'), ('nobody', 'another model answers now'), ('faces', 'another value of faces')])
+def test_numbers_that_no_longer_hold_are_measured_anew(tmp_path, monkeypatch, what, words):
+    "Other weights, other code, another answering model, other options: measured anew, and with `only_kept` told."
+    from deepfakenb import recovery_scores
+    from deepfakenb.core import read_json, write_json
+    found = dict(asked=dict(faces=1), made_from=recovery_scores.made_from(), answers=recovery_scores.who_answers('components', 'bench', out=tmp_path))
+    if what in found['made_from']: found['made_from'][what] = '0'
+    if what == 'made_from': del found['made_from']                # a file of an older workbook
+    if what == 'answers': found['answers'] = dict(found['answers'], weights='0')
+    if what == 'run': found['answers'] = dict(run='a', weights='0')
+    if what == 'nobody': found['answers'] = None
+    file, options = tmp_path/'bench'/'p1'/'recovery.json', dict(faces=2) if what == 'faces' else {}
+    write_json(file, dict(components=found))
+    monkeypatch.setattr(recovery_scores, 'measure', lambda *a, **k: dict(new=True))
+    with pytest.raises(UserError, match=f'recovery of components: .*{words}; run'): recovery_scores.recoveries('components', 'bench', tmp_path, only_kept=True, **options)
+    assert read_json(file) == dict(components=found)
+    assert recovery_scores.recoveries('components', 'bench', tmp_path, **options) == dict(new=True) == read_json(file)['components']
+
+def test_who_answers(tmp_path, monkeypatch):
+    "The best on validation of the runs whose weights are here; a run that answered before counts without them, as long as its record names the same weights."
+    from types import SimpleNamespace
+    from deepfakenb import recovery_scores, runs
+    from deepfakenb.core import write_json
+    from deepfakenb.protocols import base
+    def run(id, score, weights=True):
+        write_json(tmp_path/id/'DONE', dict(files={'best_adaptive.safetensors': id*20}))
+        if weights: (tmp_path/id/'best_adaptive.safetensors').write_bytes(b'')
+        return SimpleNamespace(id=id, path=tmp_path/id, spec=SimpleNamespace(model='seqfakeformer', data=dict(track='attributes')), metrics=dict(val=dict(adaptive=dict(adaptive_acc=score))))
+    monkeypatch.setattr(runs, 'list_runs', lambda out, preset: [run('a', 40.), run('b', 41.), run('c', 42., weights=False), run('d', 43.)])
+    rows = [SimpleNamespace(row='Ours', specs=[SimpleNamespace(id=i) for i in 'abc']), SimpleNamespace(row='SGD with momentum', specs=[SimpleNamespace(id='d')])]
+    monkeypatch.setattr(base, 'get', lambda paper: SimpleNamespace(tables=dict(t=SimpleNamespace(cells=lambda preset: rows))))    # d is no row of its own
+    who = lambda **k: recovery_scores.who_answers('attributes', 'bench', **k)
+    assert who() == dict(run='b', weights='b'*12) and who(beside='c') == dict(run='c', weights='c'*12) and who(beside='a') == who()
+    assert recovery_scores.who_answers('components', 'bench')['run'] == ''
+    found = dict(asked={}, made_from=recovery_scores.made_from(), answers=dict(run='c', weights='c'*12))
+    assert recovery_scores.why_stale(found, 'attributes', 'bench') == ''                                  # committed, read where its weights are not
+    assert recovery_scores.why_stale(dict(found, answers=dict(run='a', weights='a'*12)), 'attributes', 'bench') == 'another model answers now'
+
+def test_the_committed_numbers_hold():
+    "What p1 shows was measured with today's generator, code and recorded runs; right and wrong order, each with the log and without."
+    from deepfakenb.core import read_json, reports_dir
+    from deepfakenb.recovery_scores import made_from
+    from deepfakenb.recovery_summary import false_alarm_text, order_summary
+    from deepfakenb.robustness_counts import checkpoint_hash
+    from deepfakenb.runs import load_run
+    found = read_json(reports_dir()/'bench'/'p1'/'recovery.json')
+    assert set(found) == set(TRACKS)
+    for f in found.values():
+        assert f['made_from'] == made_from() and f['answers']['weights'] == checkpoint_hash(load_run(f['answers']['run']), 'adaptive')
+        assert {f'{how}{tail}_{m}' for how in ('right', 'wrong') for tail in ('', '_alone') for m in ('psnr', 'lpips', 'identity')} <= set(f['columns']) and len(f['pairs']) == 10
+        assert order_summary(f)['difference'].low > 0                                       # with the log the right order is closer
+    c = order_summary(found['components'], 'psnr')
+    assert abs(c['difference_alone'].mean) < .1 < 3 < -c['difference'].mean                 # of the components that is the log's doing
+    commuting = [l for l in found['components']['pairs'] if l['order'][0] < l['jpeg']]
+    assert commuting and max(l['psnr'][0] for l in commuting) > 3 and max(abs(l['alone']['psnr'][0]) for l in found['components']['pairs']) < .1
+    assert false_alarm_text(found).count('untouched faces') == 2
+
+def test_figure_7_shows_what_is_printed():
+    from deepfakenb.figures.recovery import printed_distances
+    assert printed_distances() == dict(right=.1921, wrong=.2127)
+
+def test_the_printed_distances_stand_in_the_paper(shared):
+    "As decimal numbers of the paper's text, once each."
+    text = shared/'papers'/'seqfakeformer.txt'
+    if not text.exists(): pytest.skip("the paper's text is not here")
+    lines = text.read_text(encoding='utf8').split()
+    assert lines.count('0.1921') == lines.count('0.2127') == 1
 
 @pytest.fixture(scope='module')
 def pictures(tmp_path_factory, smoke):
     d = tmp_path_factory.mktemp('pictures')
     for track, (files, _, states, _) in smoke.items():
         for name, x in (('edited', files), ('original', states[0])): Image.fromarray(x[0].permute(1, 2, 0).numpy()).save(d/f'{track}-{name}.png')
+    for k in ('face', 'steps'): Image.fromarray(smoke['attributes'][0][0].permute(1, 2, 0).numpy()).save(d/f'p.{k}.png')
+    (d/'folder').mkdir(); (d/'folder'/'mine.txt').write_text('mine')
     Image.new('RGB', (200, 200), 'grey').save(d/'noface.png'); (d/'notes.txt').write_text('no picture'); (d/'file').write_text('')
     return d
 
@@ -122,8 +201,15 @@ def test_recover_command(deepfakenb, smoke, pictures, tmp_path):
     assert Image.open(tmp_path/'a.png').size == Image.open(tmp_path/'a.face.png').size == (128, 128) and Image.open(tmp_path/'a.steps.png').size[0] == (len(steps)+1)*256+(len(steps)+2)*8
     code, out, err = deepfakenb('recover', pictures/'attributes-edited.png', '--sequence', 'smiling-Young', '--no-crop', '--out', tmp_path/'b.jpg')
     assert code == 0 and 'undone: Young, Smiling' in out and 'median person' in out and Image.open(tmp_path/'b.jpg').format == 'JPEG'
+    assert 'unchanged but for JPEG, which compresses all of it anew (quality 95)' in out and 'as it was' not in out
     code, out, err = deepfakenb('recover', pictures/'attributes-edited.png', '--sequence', 'original', '--track', 'attributes', '--no-crop', '--out', tmp_path/'c.png')
-    assert code == 0 and 'No edit to undo' in out and np.array_equal(np.asarray(Image.open(tmp_path/'c.png')), np.asarray(Image.open(pictures/'attributes-edited.png')))
+    assert code == 0 and 'No edit to undo: the picture is written pixel by pixel as it was read.' in out and np.array_equal(np.asarray(Image.open(tmp_path/'c.png')), np.asarray(Image.open(pictures/'attributes-edited.png')))
+
+@pytest.mark.parametrize('ending, kind', [('jpg', 'JPEG'), ('webp', 'WEBP')])
+def test_a_compressed_picture_is_not_called_unchanged(deepfakenb, pictures, tmp_path, ending, kind):
+    code, out, err = deepfakenb('recover', pictures/'attributes-edited.png', '--sequence', 'original', '--track', 'attributes', '--no-crop', '--out', tmp_path/f'a.{ending}')
+    assert code == 0 and f'No edit to undo: the picture is unchanged but for {kind}, which compresses all of it anew (quality 95).' in out and 'pixel by pixel' not in out, err
+    assert not np.array_equal(np.asarray(Image.open(tmp_path/f'a.{ending}').convert('RGB')), np.asarray(Image.open(pictures/'attributes-edited.png')))
 
 @pytest.fixture(scope='module')
 def wall():
@@ -208,6 +294,10 @@ def test_recover_asks_a_model(deepfakenb, pictures, tmp_path):
     (('components-edited.png', '--sequence', 'eye-Young', '--no-crop'), 2, 'one track'),
     (('components-edited.png', '--sequence', 'eye', '--run', 'x'), 2, 'either'),
     (('components-edited.png', '--run', 'nosuchrun', '--no-crop'), 1, 'no finished run'),
+    (('components-edited.png', '--run', 'folder', '--no-crop'), 1, 'not the folder of a run'),
+    (('p.face.png', '--sequence', 'Young', '--no-crop', '--out', 'p.png'), 2, 'p.face.png would be written, and is read'),
+    (('p.steps.png', '--sequence', 'Young', '--no-crop', '--out', './p.jpg'), 2, 'p.steps.png would be written, and is read'),
+    (('components-edited.png', '--sequence', 'eye', '--original', 'p.face.png', '--no-crop', '--out', 'p.webp'), 2, 'p.face.png would be written, and is read'),
     (('components-edited.png', '--track', 'attributes', '--no-crop'), 2, 'trained on components'),
     (('components-edited.png', '--best', 'last'), 2, 'fixed or adaptive'),
     (('components-edited.png', '--sequence', 'Young', '--no-crop', '--out', 'x.txt'), 2, '--out'),
@@ -215,5 +305,7 @@ def test_recover_asks_a_model(deepfakenb, pictures, tmp_path):
     (('components-edited.png', '--sequence', 'Young', '--no-crop', '--out', 'file/x.png'), 1, 'cannot be written')])
 def test_bad_input_is_one_line(deepfakenb, pictures, monkeypatch, arguments, code, words):
     monkeypatch.chdir(pictures)
+    before = {p: p.read_bytes() for p in pictures.rglob('*') if p.is_file()}
     got, out, err = deepfakenb('recover', *arguments)
+    assert {p: p.read_bytes() for p in pictures.rglob('*') if p.is_file()} == before, 'a file was written or lost'
     assert got == code and err.startswith('error: ') and err.count('\n') == 1 and words in err and 'Traceback' not in err, (got, err)

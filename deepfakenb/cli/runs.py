@@ -48,7 +48,7 @@ def list_(preset: Annotated[Optional[str], typer.Option(help='Only this preset.'
     for r in found:
         if r.problem: typer.echo(f'error: {r.problem}', err=True)
 
-# %% ../../nbs/89_cli.runs.ipynb #6b0aa366
+# %% ../../nbs/89_cli.runs.ipynb #21cd6c8d
 @app.command()
 def show(run: Annotated[str, typer.Argument(help="A run's id, the beginning of one, or its folder.")], out: Out = None):
     """Show one run: its options, scores, origin and files.
@@ -57,8 +57,8 @@ def show(run: Annotated[str, typer.Argument(help="A run's id, the beginning of o
     """
     import json
     from deepfakenb.core import shown
-    from deepfakenb.runs import load_run
-    r = load_run(run, out)
+    from deepfakenb.predict import named_run
+    r = named_run(run, out)
     typer.echo(f'{r.id}  {r.spec.title}  ({shown(r.path)})')
     for name in ('model_args', 'data', 'train'): typer.echo(f'{name}: {json.dumps(getattr(r.spec, name))}')
     for split in ('val', 'test'):
