@@ -98,13 +98,13 @@ def make_report(out, world):
         d = data[s.data['track']]
         items = pd.concat([d.split('val'), d.split('test')], ignore_index=True)
         run = invented_run(s, out, p=.8 if s.model == 'seqfakeformer' else .5, items=items, fingerprint=d.fingerprint())
-        nb = new_notebook(cells=[new_markdown_cell('# Training\nThe loss is $-\\sum_t \\log p_t$.\n\n$$\\log M = -\\frac{r^2 (c-g)^2}{\\lambda}$$'),
+        nb = new_notebook(cells=[new_markdown_cell('# Training\nTold once for all runs.'), new_code_cell('seed = 7', metadata=dict(tags=['injected-parameters'])),
                                  new_code_cell('1+1', outputs=[new_output('display_data', {'text/html': '<b>kept</b><script src="https://cdn.example.org/a.js"></script>', 'text/plain': 'x'}),
                                                                new_output('display_data', {'application/vnd.jupyter.widget-view+json': {'model_id': 'x'}, 'text/plain': 'a widget'})])])
         nbformat.write(nb, run.path/'train.ipynb')
     failed_run(specs[-1], out, 'RuntimeError: the loss is <nan>')
     folder = out/'smoke'
-    nbformat.write(new_notebook(cells=[new_markdown_cell('# Failed')]), folder/'runs'/'unfinished'/specs[-1].id/'failed.ipynb')
+    nbformat.write(new_notebook(cells=[new_markdown_cell('# Failed\nThe loss is $-\\sum_t \\log p_t$.\n\n$$\\log M = -\\frac{r^2 (c-g)^2}{\\lambda}$$')]), folder/'runs'/'unfinished'/specs[-1].id/'failed.ipynb')
     protocol = get('p1')
     from deepfakenb.core import ROOT
     run_notebook(ROOT/'nbs'/protocol.notebook, folder/'notebooks'/'p1.ipynb', dict(preset='smoke', out=str(out), tables=list(protocol.tables)), out=out)
@@ -116,7 +116,7 @@ def test_everything_is_linked_and_nothing_is_broken(report):
     pages, broken = crawl(index.resolve())
     assert broken == []
     names = {p.name for p in pages}
-    assert {'index.html', 'p1.html', f'failed-{specs[-1].id}.html'} <= names and {f'run-{s.id}.html' for s in specs[:-1]} <= names
+    assert {'index.html', 'p1.html', f'failed-{specs[-1].id}.html', 'train.html'} <= names and {f'run-{s.id}.html' for s in specs[:-1]} <= names
     first = pages[index.resolve()]
     for wanted in ('p1/tables/p1_table1.csv', 'p1/tables/p1_table2.tex', 'p1/tables/p1_breakdown.csv', 'p1/tables/p1_conflicts.tex', 'p1/figures/figure05.svg', 'p1/figures/figure09.png'): assert wanted in first.links
     assert first.tables >= 29 and all(first.alts)                                    # all tables of all papers; every picture described
@@ -160,9 +160,15 @@ def test_no_page_names_a_path_of_this_machine(report):
 
 def test_formulas_are_pictures_with_their_source(report):
     index, specs = report
-    text = (index.parent/'notebooks'/f'run-{specs[0].id}.html').read_text(encoding='utf8')
+    text = (index.parent/'notebooks'/f'failed-{specs[-1].id}.html').read_text(encoding='utf8')
     assert text.count('role="img"') == 2 and 'aria-label="-\\sum_t \\log p_t"' in text and '$' not in re.sub(r'<svg.*?</svg>', '', text, flags=re.S)
-    assert 'kept' in text and 'a widget' in text
+
+def test_a_run_shows_its_parameters_and_results_and_the_rest_stands_once(report):
+    index, specs = report
+    text = (index.parent/'notebooks'/f'run-{specs[0].id}.html').read_text(encoding='utf8')
+    assert all(x in text for x in ('kept', 'a widget', 'seed', 'Training', 'href="train.html"')) and 'Told once' not in text and text.count('<summary>code') == 1
+    whole = (index.parent/'notebooks'/'train.html').read_text(encoding='utf8')
+    assert 'executed by papermill once for every run' in whole and whole.count('<summary>code') > 5
 
 
 def test_sidecars_name_their_origin(report):
