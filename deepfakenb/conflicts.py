@@ -48,18 +48,16 @@ def scoring_difference(conflict: str, # 'checkpoints', 'average' or 'direction'
     else: raise ValueError(f"{conflict}: choose 'checkpoints', 'average' or 'direction'")
     return paired_difference(other, default)
 
-# %% ../nbs/83_conflicts.ipynb #4851654d
-def conflict_spec(paper: str = 'p1', table: str = 'p1_conflicts'):
-    "The table of trainings in the protocol; None where the protocol has none."
+# %% ../nbs/83_conflicts.ipynb #44c028dd
+def conflict_spec(): # TableSpec
+    "The table of trainings in paper 1's protocol."
     from deepfakenb.protocols.base import get
-    p = get(paper)
-    return {**p.tables, **p.extra}.get(table)
+    return get('p1').extra['p1_conflicts']
 
 def training_runs(preset: str, out=None, spec=None # default: `conflict_spec()`
                  ) -> dict: # (row, track) -> (column, finished runs, why there is none)
     "What is on disk of the trainings: on each track those of one column, the first with a finished run of the default."
     spec, got, columns = spec or conflict_spec(), {}, {}
-    if spec is None: return got
     for c in spec.cells(preset):
         if c.metric != 'Adaptive-Acc': continue
         pairs = [found_run(s, out, spec.id) for s in c.specs]
