@@ -1,11 +1,11 @@
 "DRN and Multi-attentional beyond their notebooks: registry, checkpoints, the learner with a stop, weights by published names, channels-last."
 import json
 import pytest, torch
-from deepfakenb import learner
+from deepfakenb.training import learner
 from deepfakenb.core import UserError, seed_everything
 from deepfakenb.models.checkpoints import load_model, save_model
-from deepfakenb.models.sequence import build_model, model_class, model_names
-from deepfakenb.options import TrainOptions
+from deepfakenb.models.base import build_model, model_class, model_names
+from deepfakenb.training.options import TrainOptions
 from seqdata import tiny
 
 torch.set_num_threads(1)

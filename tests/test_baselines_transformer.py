@@ -2,7 +2,7 @@
 import json, time
 import pytest, torch
 from deepfakenb.core import UserError
-from deepfakenb.models.sequence import build_model, model_class, model_names
+from deepfakenb.models.base import build_model, model_class, model_names
 
 torch.set_num_threads(1)
 SMOKE = dict(backbone='resnet10-narrow', width=64, feed_forward=128, head_width=128)
@@ -35,7 +35,7 @@ def test_file_and_back(name, more, tmp_path):
     with pytest.raises(UserError, match='holds a .*, not a seqfakeformer'): load_model(path, 'seqfakeformer')
 
 def test_learner_asks(name, more):
-    from deepfakenb.learner import answers
+    from deepfakenb.training.learner import answers
     m = smoke(name, more).train()
     got = answers(m, [(pictures(4), LABELS[:4]), (pictures(3, 96), LABELS[:3])])
     assert m.training and got['sequences'].shape == (7, 5) == got['probabilities'].shape and torch.equal(got['labels'], torch.cat([LABELS[:4], LABELS[:3]]))

@@ -3,9 +3,9 @@ import math
 import pytest, torch
 from torch import nn
 from deepfakenb.core import UserError, seed_everything
-from deepfakenb.explain import record
+from deepfakenb.explore.recorder import record
 from deepfakenb.models.checkpoints import load_model, save_model
-from deepfakenb.models.sequence import build_model, model_class, model_module, model_names
+from deepfakenb.models.base import build_model, model_class, model_module, model_names
 from deepfakenb.models.xception import Xception
 
 NARROW = dict(backbone='xception-narrow')
@@ -89,10 +89,10 @@ def test_published_weights_fill_both_streams(tmp_path):
     with pytest.raises(UserError, match='other.pth: weights of another model'): build_model('two-stream', weights=str(tmp_path/'other.pth'), **NARROW)
 
 def test_the_learner_trains_it_and_it_answers_a_loader(tmp_path):
-    from deepfakenb import learner
+    from deepfakenb.training import learner
     from deepfakenb.data.loading import seq_dataloaders
     from deepfakenb.data.seqdeepfake import SeqDeepFake
-    from deepfakenb.options import TrainOptions
+    from deepfakenb.training.options import TrainOptions
     from seqdata import tiny
     torch.set_num_threads(1)
     seed_everything(0)

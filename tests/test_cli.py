@@ -39,7 +39,7 @@ def test_version_and_help(capsys):
     (['reproduce', '--table', 'foo', '--dry-run'], 2, ['--table foo', 'p1_table1']),
     (['reproduce', '--shard', '5/2', '--dry-run'], 2, ['--shard 5/2', 'i/n']),
     (['reproduce', '--data-root', '/no/such/folder', '--dry-run'], 2, ['no such folder', '--data-root']),
-    (['reproduce', '--preset', 'paper'], 2, ['real Seq-DeepFake', '--data-root']),
+    (['reproduce', '--preset', 'paper'], 2, ['real datasets', '--data-root']),
     (['reproduce', '--workers', '0'], 2, ['--workers']),
     (['reproduce', '--wrokers', '2'], 2, ['--wrokers', '--workers']),
     (['frobnicate'], 2, ['frobnicate']),
@@ -74,7 +74,7 @@ def test_reader_that_leaves_early():
     assert p.returncode in (0, 1) and p.stderr == ''
 
 def test_a_failed_run_makes_exit_code_one(tmp_path, capsys, monkeypatch):
-    from deepfakenb import launch
+    from deepfakenb.runs import launch
     monkeypatch.setattr(rep, 'make_data', lambda specs, progress=None: ({}, {}))
     monkeypatch.setattr(launch, 'launch', lambda tasks, out, roots, workers, tell: launch.Summary(trained=['a'], failed=dict(b='out of luck')))
     monkeypatch.setattr(rep, 'report', lambda order, protocols, progress: tmp_path/'smoke'/'index.html')
@@ -87,7 +87,7 @@ def test_a_failed_run_makes_exit_code_one(tmp_path, capsys, monkeypatch):
 STOPPED = textwrap.dedent('''
     import sys
     from pathlib import Path
-    from deepfakenb import launch
+    from deepfakenb.runs import launch
     from deepfakenb.cli import reproduce as rep
     from deepfakenb.cli.main import main
     launch.TRAIN_NOTEBOOK = Path(sys.argv[1])

@@ -14,9 +14,9 @@ SCRIPT = textwrap.dedent(r'''
     from deepfakenb.core import seed_everything
     from deepfakenb.data.loading import seq_dataloaders
     from deepfakenb.data.seqdeepfake import SeqDeepFake, write_annotations
-    from deepfakenb import learner
-    from deepfakenb.models.sequence import build_model
-    from deepfakenb.options import TrainOptions
+    from deepfakenb.training import learner
+    from deepfakenb.models.base import build_model
+    from deepfakenb.training.options import TrainOptions
 
     home = Path(sys.argv[1]); dice = random.Random(0)
 

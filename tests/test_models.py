@@ -3,7 +3,7 @@ import itertools, subprocess, sys
 import pytest, torch
 from deepfakenb.core import UserError
 from deepfakenb.layers.attention import SECA, Attention
-from deepfakenb.models.sequence import build_model, model_class, model_names
+from deepfakenb.models.base import build_model, model_class, model_names
 
 torch.set_num_threads(1)
 SMALL = {'multi-cls': dict(backbone='resnet10-narrow'),
@@ -123,7 +123,7 @@ def test_pretrained_weights_freeze_stem_and_first_stage(tmp_path):
 
 def test_imports_are_light():
     "Building the narrow model needs neither timm nor fastai nor pandas."
-    code = ("import sys; from deepfakenb.models.sequence import build_model; build_model('seqfakeformer', backbone='resnet10-narrow', width=16);"
+    code = ("import sys; from deepfakenb.models.base import build_model; build_model('seqfakeformer', backbone='resnet10-narrow', width=16);"
             "print([m for m in ('timm', 'fastai', 'pandas', 'matplotlib', 'cv2', 'sklearn') if m in sys.modules])")
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
 

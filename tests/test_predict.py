@@ -2,6 +2,7 @@
 import io, json, os, pickle, signal, subprocess, sys, time
 import numpy as np, pytest
 from PIL import Image
+from deepfakenb.tasks import sequence
 
 @pytest.fixture(scope='module')
 def deepfakenb():
@@ -30,7 +31,7 @@ def checkpoint(tmp_path_factory):
     "A small SeqFakeFormer with random weights."
     import torch
     from deepfakenb.models.checkpoints import save_model
-    from deepfakenb.models.sequence import build_model
+    from deepfakenb.models.base import build_model
     torch.manual_seed(3)
     path = tmp_path_factory.mktemp('model')/'small.safetensors'
     save_model(build_model('seqfakeformer', backbone='resnet10-narrow', width=32, heads=2), path, track='components', size=64)
@@ -77,7 +78,7 @@ def test_one_picture(deepfakenb, folder, checkpoint, tmp_path):
     assert Image.open(tmp_path/made[0]).size[0] == panels*256+(panels+1)*8                 # the crop and a panel a step
 
 def test_panels_differ_from_the_picture(folder, checkpoint):
-    from deepfakenb.predict import find_detector, predict_file
+    from deepfakenb.inference.predict import find_detector, predict_file
     answer = predict_file(find_detector(checkpoint=checkpoint), folder/'good.png')
     assert len(answer.maps) == len(answer.steps) and all(m.shape == (64, 64) and m.min() >= 0 and m.std() > 0 for m in answer.maps)
     assert answer.crop.shape == (64, 64, 3)
@@ -149,7 +150,7 @@ def test_checkpoint_of_another_kind(deepfakenb, folder, tmp_path):
 
 def test_model_without_attention(deepfakenb, folder, tmp_path):
     from deepfakenb.models.checkpoints import save_model
-    from deepfakenb.models.sequence import build_model
+    from deepfakenb.models.base import build_model
     path = tmp_path/'heads.safetensors'
     save_model(build_model('multi-cls', backbone='resnet10-narrow'), path, track='attributes', size=64)
     code, out, err = deepfakenb('predict', folder/'good.png', '--checkpoint', path, '--out', tmp_path, '--json')
@@ -159,7 +160,7 @@ def test_model_without_attention(deepfakenb, folder, tmp_path):
 
 def test_checkpoint_that_says_too_little(deepfakenb, folder, tmp_path):
     from deepfakenb.models.checkpoints import save_model
-    from deepfakenb.models.sequence import build_model
+    from deepfakenb.models.base import build_model
     path = tmp_path/'bare.safetensors'
     save_model(build_model('multi-cls', backbone='resnet10-narrow'), path)
     base = ('predict', folder/'good.png', '--checkpoint', path, '--out', tmp_path/'out')
@@ -171,18 +172,18 @@ def test_checkpoint_that_says_too_little(deepfakenb, folder, tmp_path):
 def test_run(deepfakenb, folder, checkpoint, tmp_path):
     "A finished run is named by the beginning of its id or by its folder, and tells where it comes from."
     import pandas as pd, shutil, torch
-    from deepfakenb import runs
-    from deepfakenb.specs import RunSpec
+    from deepfakenb.runs import store as runs
+    from deepfakenb.runs.spec import RunSpec
     spec = RunSpec(paper='p1', model='seqfakeformer', model_args=dict(backbone='resnet10-narrow', width=32, heads=2),
                    data=dict(track='components', preset='smoke', size=64), train=dict(epochs=1), seed=0, preset='smoke')
     job = runs.begin(spec, tmp_path, fingerprint='data')
     pd.DataFrame(dict(epoch=[0], train_loss=[1.])).to_csv(job.folder/'history.csv', index=False)
-    for name in runs.CHECKPOINTS.values(): shutil.copy(checkpoint, job.folder/name)
+    for name in sequence.CHECKPOINTS.values(): shutil.copy(checkpoint, job.folder/name)
     labels = torch.tensor([[1, 2, 0, 0, 0]]*4)
     said = dict(labels=labels[:2], sequences=labels[:2], probabilities=torch.ones(2, 5))
     items = pd.DataFrame(dict(path=['a.jpg', 'b.jpg'], label=labels[:2].tolist(), sequence='nose-eye', split='test'))
-    frame = pd.concat([runs.prediction_frame(items.assign(split=s), said, said) for s in ('val', 'test')], ignore_index=True)
-    run = job.finish(dict(test=runs.sequence_scores(frame, 'test'), val=runs.sequence_scores(frame, 'val')), frame, data_kind='synthetic', duration_s=1.)
+    frame = pd.concat([sequence.prediction_frame(items.assign(split=s), said, said) for s in ('val', 'test')], ignore_index=True)
+    run = job.finish(dict(test=sequence.sequence_scores(frame, 'test'), val=sequence.sequence_scores(frame, 'val')), frame, data_kind='synthetic', duration_s=1.)
     answers = []
     for name in (('--run', run.id[:6], '--reports', tmp_path), ('--run', run.path), ('--checkpoint', run.path/'best_adaptive.safetensors')):
         code, out, err = deepfakenb('predict', folder/'good.png', *name, '--out', tmp_path/'out')
@@ -205,7 +206,7 @@ def test_wrong_usage(deepfakenb, folder, checkpoint, tmp_path):
     assert code == 1 and one_line(err) and 'nosuchrun' in err
 
 def test_no_demonstration_model(deepfakenb, folder, tmp_path, monkeypatch):
-    import deepfakenb.predict as p
+    import deepfakenb.inference.predict as p
     monkeypatch.setattr(p, 'weights_dir', lambda: tmp_path/'weights')
     code, _, err = deepfakenb('predict', folder/'good.png', '--out', tmp_path/'out')
     assert code == 1 and one_line(err) and '--checkpoint' in err and 'demonstration' in err
@@ -254,8 +255,8 @@ def test_import_published(deepfakenb, folder, tmp_path):
 
 def test_real_portraits(shared, checkpoint, tmp_path):
     "Real photographs go through from file to picture; what an untrained model says of them is neither looked at nor kept."
-    from deepfakenb.predict import find_detector
-    from deepfakenb.predict_folder import predict_files
+    from deepfakenb.inference.predict import find_detector
+    from deepfakenb.inference.predict import predict_files
     portraits = sorted((shared/'portraits').glob('*.jpg'))[::40]
     if not portraits: pytest.skip('no portraits in shared/')
     album = tmp_path/'album'

@@ -15,8 +15,8 @@ def smoke(generator):
     "Edited test files of the smoke tracks of two edits or more, with what the log knows: track → (files' images, labels, originals, log)."
     from deepfakenb.data.images import open_image
     from deepfakenb.data.synth.tracks import GroupEditor, find_preset, track_people
-    from deepfakenb.recovery import recorded, replay
-    from deepfakenb.recovery_scores import test_rows as rows_of
+    from deepfakenb.inference.recover import recorded, replay
+    from deepfakenb.analysis.recovery import test_rows as rows_of
     from deepfakenb.vocab import Vocabulary
     out = {}
     for track in TRACKS:
@@ -46,7 +46,7 @@ def deepfakenb():
 def levels(a, b): return (a.float()-b.float()).abs().mean((1, 2, 3)).numpy()
 
 def test_orders():
-    from deepfakenb.recovery import inverse_order, recover, wrong_order
+    from deepfakenb.inference.recover import inverse_order, recover, wrong_order
     asked = []
     class Witness:
         def undo(self, images, rows, edits, generator): asked.append(dict(zip(rows.tolist(), edits.tolist()))); return images
@@ -57,11 +57,11 @@ def test_orders():
     assert wrong[2].tolist() == [5, 1, 0, 0, 0] and sorted(wrong[0].tolist()) == [1, 2, 3, 4, 5] and not torch.equal(wrong[0], inverse_order(labels)[0])
 
 def test_empty_sequence_is_the_identity(smoke, generator):
-    from deepfakenb.recovery import recover
+    from deepfakenb.inference.recover import recover
     for files, labels, _, log in smoke.values(): assert recover(files, torch.zeros_like(labels), log, generator)[-1] is files
 
 def test_no_dependence_on_the_batch(smoke, generator):
-    from deepfakenb.recovery import Donors, recover
+    from deepfakenb.inference.recover import Donors, recover
     files, labels, _, log = smoke['components']
     whole = recover(files[:3], labels[:3], log, generator)[-1]
     one = recover(files[2:3], labels[2:3], Donors(log.pictures[2:3], log.masks[2:3]), generator)[-1]
@@ -70,7 +70,7 @@ def test_no_dependence_on_the_batch(smoke, generator):
 def test_own_component_gives_the_original_back(smoke, generator):
     "One edit, undone under a mask of everything with the original: what is left is one pass through the generator."
     from deepfakenb.data.synth.edit import reencode
-    from deepfakenb.recovery import Donors, recover
+    from deepfakenb.inference.recover import Donors, recover
     _, labels, states, log = smoke['components']
     single = labels.clone(); single[:, 1:] = 0
     back = recover(states[1], single, Donors(states[0][:, None], torch.ones_like(log.masks)), generator)[-1]
@@ -79,8 +79,8 @@ def test_own_component_gives_the_original_back(smoke, generator):
 @pytest.mark.parametrize('track', TRACKS)
 def test_right_order_beats_wrong_order(smoke, generator, track):
     "Paired over smoke test files: the interval of the mean difference leaves zero out, and recovery beats doing nothing."
-    from deepfakenb.recovery import recover, undo, wrong_order
-    from deepfakenb.recovery_summary import mean_interval
+    from deepfakenb.inference.recover import recover, undo, wrong_order
+    from deepfakenb.analysis.recovery import mean_interval
     files, labels, states, log = smoke[track]
     assert levels(files, states[-1]).max() < 4                    # the replay is the file, up to JPEG
     right, wrong = levels(recover(files, labels, log, generator)[-1], states[0]), levels(undo(files, wrong_order(labels, 1), log, generator)[-1], states[0])
@@ -89,7 +89,7 @@ def test_right_order_beats_wrong_order(smoke, generator, track):
 
 def test_what_a_wrong_order_loses_is_the_log(smoke, generator):
     "Components put back from one other picture: both orders lead to the same face, while the log's orders differ."
-    from deepfakenb.recovery import Donors, recover, undo, wrong_order
+    from deepfakenb.inference.recover import Donors, recover, undo, wrong_order
     files, labels, states, log = smoke['components']
     one = Donors(states[0][:, None].flip(-1), log.masks)
     def apart(knowledge): return levels(recover(files, labels, knowledge, generator)[-1], undo(files, wrong_order(labels, 1), knowledge, generator)[-1]).mean()
@@ -105,7 +105,7 @@ def test_the_committed_embedding_knows_people():
 
 def test_kept_numbers_are_read(tmp_path):
     from deepfakenb.core import write_json
-    from deepfakenb.recovery_scores import made_from, recoveries, who_answers
+    from deepfakenb.analysis.recovery import made_from, recoveries, who_answers
     kept = dict(components=dict(asked=dict(faces=1), made_from=made_from(), answers=who_answers('components', 'bench', out=tmp_path), rows=[]))
     assert set(kept['components']['made_from']) == {'generator', 'identity', 'code'} and kept['components']['answers']['run'] == ''       # no run here: the demonstration model
     write_json(tmp_path/'bench'/'p1'/'recovery.json', kept)
@@ -116,7 +116,7 @@ def test_kept_numbers_are_read(tmp_path):
                                          ('answers', 'another model answers now'), ('run', 'another model answers now'), ('nobody', 'another model answers now'), ('faces', 'another value of faces')])
 def test_numbers_that_no_longer_hold_are_measured_anew(tmp_path, monkeypatch, what, words):
     "Other weights, other code, another answering model, other options: measured anew, and with `only_kept` told."
-    from deepfakenb import recovery_scores
+    from deepfakenb.analysis import recovery as recovery_scores
     from deepfakenb.core import read_json, write_json
     found = dict(asked=dict(faces=1), made_from=recovery_scores.made_from(), answers=recovery_scores.who_answers('components', 'bench', out=tmp_path))
     if what in found['made_from']: found['made_from'][what] = '0'
@@ -134,11 +134,12 @@ def test_numbers_that_no_longer_hold_are_measured_anew(tmp_path, monkeypatch, wh
 def test_who_answers(tmp_path, monkeypatch):
     "The best on validation of the runs whose weights are here; a run that answered before counts without them, as long as its record names the same weights."
     from types import SimpleNamespace
-    from deepfakenb import recovery_scores, runs
+    from deepfakenb.analysis import recovery as recovery_scores
+    from deepfakenb.runs import store as runs
     from deepfakenb.core import write_json
     from deepfakenb.protocols import base
     def run(id, score, weights=True):
-        write_json(tmp_path/id/'DONE', dict(files={'best_adaptive.safetensors': id*20}))
+        write_json(tmp_path/id/'run.json', dict(files={'best_adaptive.safetensors': id*20}))
         if weights: (tmp_path/id/'best_adaptive.safetensors').write_bytes(b'')
         return SimpleNamespace(id=id, path=tmp_path/id, spec=SimpleNamespace(model='seqfakeformer', data=dict(track='attributes')), metrics=dict(val=dict(adaptive=dict(adaptive_acc=score))))
     monkeypatch.setattr(runs, 'list_runs', lambda out, preset: [run('a', 40.), run('b', 41.), run('c', 42., weights=False), run('d', 43.)])
@@ -154,10 +155,10 @@ def test_who_answers(tmp_path, monkeypatch):
 def test_the_committed_numbers_hold():
     "What p1 shows was measured with today's generator, code and recorded runs; right and wrong order, each with the log and without."
     from deepfakenb.core import read_json, reports_dir
-    from deepfakenb.recovery_scores import made_from
-    from deepfakenb.recovery_summary import false_alarm_text, order_summary
-    from deepfakenb.robustness_counts import checkpoint_hash
-    from deepfakenb.runs import load_run
+    from deepfakenb.analysis.recovery import made_from
+    from deepfakenb.analysis.recovery import false_alarm_text, order_summary
+    from deepfakenb.analysis.robustness import checkpoint_hash
+    from deepfakenb.runs.store import load_run
     found = read_json(reports_dir()/'bench'/'p1'/'recovery.json')
     assert set(found) == set(TRACKS)
     for f in found.values():

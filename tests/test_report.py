@@ -17,11 +17,11 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from deepfakenb.core import UserError, read_json
 from deepfakenb.data.seqdeepfake import SeqDeepFake
 from deepfakenb.data.synth.tracks import SEQUENCES
-from deepfakenb.launch import run_notebook
-from deepfakenb.pages import math_svg, notebook_page
+from deepfakenb.runs.launch import run_notebook
+from deepfakenb.report.pages import math_svg, notebook_page
 from deepfakenb.protocols.base import get
-from deepfakenb.report import build_index
-from deepfakenb.tables import build_table
+from deepfakenb.report.site import build_index
+from deepfakenb.report.tables import build_table
 from deepfakenb.vocab import Vocabulary
 from test_tables import failed_run, invented_run
 

@@ -6,22 +6,23 @@ import pandas as pd
 import pytest
 import torch
 
-from deepfakenb import runs
-from deepfakenb.breakdown import breakdown, rows_of_track
-from deepfakenb.conflicts import conflict_lines, conflict_sheet, scoring_difference
+from deepfakenb.runs import store as runs
+from deepfakenb.analysis.breakdown import breakdown, rows_of_track
+from deepfakenb.analysis.conflicts import conflict_lines, conflict_sheet, scoring_difference
 from deepfakenb.core import UserError
 from deepfakenb.data.loading import seq_dataloaders
 from deepfakenb.data.seqdeepfake import SeqDeepFake
-from deepfakenb.learner import answers
+from deepfakenb.training.learner import answers
 from deepfakenb.metrics.sequence import SequenceMetrics
 from deepfakenb.models.checkpoints import save_model
-from deepfakenb.models.sequence import build_model
+from deepfakenb.models.base import build_model
 from deepfakenb.protocols.base import get
-from deepfakenb.results import ids, split_predictions
-from deepfakenb.robustness import DISTORTIONS, conditions, curves, distort, measure, robustness, row_counts
-from deepfakenb.robustness_counts import read_robustness, robustness_file, test_sample as images_of, write_robustness
-from deepfakenb.sheet import write_sheet
+from deepfakenb.tasks.sequence import ids, split_predictions
+from deepfakenb.analysis.robustness import DISTORTIONS, conditions, curves, distort, measure, robustness, row_counts
+from deepfakenb.analysis.robustness import read_robustness, robustness_file, test_sample as images_of, write_robustness
+from deepfakenb.report.sheet import write_sheet
 from seqdata import tiny
+from deepfakenb.tasks import sequence
 
 SIZE = 64
 
@@ -41,10 +42,10 @@ def world(tmp_path_factory):
             for k, checkpoint in enumerate(('fixed', 'adaptive')):
                 torch.manual_seed(k)
                 model = build_model(spec.model, **{k: v for k, v in spec.model_args.items() if k != 'weights'}).eval()
-                save_model(model, job.folder/runs.CHECKPOINTS[checkpoint])
+                save_model(model, job.folder/sequence.CHECKPOINTS[checkpoint])
                 parts = [answers(model, dl) for dl in dls]
                 got[checkpoint] = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
-            frame = runs.prediction_frame(pd.concat([dls.frames['val'], dls.frames['test']]), got['fixed'], got['adaptive'])
+            frame = sequence.prediction_frame(pd.concat([dls.frames['val'], dls.frames['test']]), got['fixed'], got['adaptive'])
             pd.DataFrame(dict(epoch=[0], adaptive_acc=[1.])).to_csv(job.folder/'history.csv', index=False)
             made[spec.model] = job.finish({'test': {}}, frame, data_kind='synthetic')
         yield here, data, made

@@ -21,7 +21,7 @@ def pictures():
     "The track that the notebook reads is made before JupyterLab starts: making it takes longer than a browser should wait."
     from deepfakenb.core import UserError
     from deepfakenb.data.synth.tracks import ensure_track
-    from deepfakenb.predict import find_detector
+    from deepfakenb.inference.predict import find_detector
     try: track = find_detector().vocabulary.track
     except UserError: track = 'components'       # as the notebook does in a checkout without a demonstration model
     ensure_track(track, 'smoke')

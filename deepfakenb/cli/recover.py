@@ -48,7 +48,7 @@ def read_face(path: Path, # a picture
     import torch
     from deepfakenb.core import shown
     from deepfakenb.data.images import open_image, square
-    from deepfakenb.predict import MARGIN
+    from deepfakenb.inference.predict import MARGIN
     image = open_image(path)
     if crop:
         from deepfakenb.data.facefind import find_face
@@ -69,7 +69,7 @@ def undone(image, # (1, 3, 128, 128) uint8 tensor, the face
     "Undo the edits of a face, the last one first; components without `original` raise `UserError`."
     from deepfakenb.models.generator import load_generator
     from deepfakenb.models.identity import load_identity
-    from deepfakenb.recovery import Donors, Read, recover, usual_masks
+    from deepfakenb.inference.recover import Donors, Read, recover, usual_masks
     from deepfakenb.vocab import Vocabulary
     if not any(label): return [image]
     if track == 'attributes': knowledge = Read(load_identity(device='cpu'))
@@ -192,7 +192,7 @@ def write_pictures(photograph, # (H, W, 3) uint8
                   ) -> tuple[Path, Path]: # of the face, of the strip
     "Write the recovered photograph, and beside it the face alone and the strip of all steps; each whole or not at all."
     from deepfakenb.core import atomic
-    from deepfakenb.explain import beside, packed, panel, png
+    from deepfakenb.explore.recorder import beside, packed, panel, png
     arrays = [s[0].permute(1, 2, 0).numpy() for s in states]
     kind, (_, face, strip) = KINDS[out.suffix.lower()], files_of(out)
     with atomic(out) as tmp: tmp.write_bytes(packed(photograph, kind, **({} if kind == 'PNG' else dict(quality=QUALITY))))
@@ -213,10 +213,10 @@ def placed(cut: Cut, # the photograph and the square of its face
 def asked(image: Path, # a picture
           crop: bool, # find the face; else the middle square
           track: str|None, # 'components' or 'attributes', where the model does not say
-          **options # `run`, `checkpoint`, `best`, `out` of `predict.find_detector`
+          **options # `run`, `checkpoint`, `best`, `out` of `inference.predict.find_detector`
          ) -> tuple[str, list[int], list[float]]: # track, label, probabilities in the order of undoing
     "Ask a model for the sequence, and tell where the model comes from; `UserError` of `find_detector` and `predict_file`, and for a model of another track."
-    from deepfakenb.predict import find_detector, predict_file, trained_on
+    from deepfakenb.inference.predict import find_detector, predict_file, trained_on
     from deepfakenb.vocab import STEPS
     detector = find_detector(options.pop('run'), options.pop('checkpoint'), track=track, **options)
     known = detector.about.get('spec', {}).get('data', {}).get('track')
@@ -239,7 +239,7 @@ def command(image: Annotated[Path, typer.Argument(metavar='IMAGE', help='A pictu
             best: Annotated[str, typer.Option(help="A run's checkpoint, best in: fixed or adaptive.")] = 'adaptive',
             reports: Annotated[Optional[Path], typer.Option(help='Reports folder that holds the run.')] = None):
     "Undo a sequence of edits, the last one first, and write the whole picture with the recovered face in it."
-    from deepfakenb.predict import try_folder
+    from deepfakenb.inference.predict import try_folder
     if sequence is not None and (run or checkpoint): raise UserError('--sequence with --run or --checkpoint: either tell the edits or name the model to ask', 2)
     if best not in ('fixed', 'adaptive'): raise UserError(f'--best {best}: choose fixed or adaptive', 2)
     out, said = out or Path('recovered')/(image.name+'.recovered.png'), None
@@ -263,7 +263,7 @@ def finish(image: Path, # as the user named it
     "Write the pictures and tell what was done."
     import sys
     from rich.console import Console
-    from deepfakenb.recovery import inverse_order
+    from deepfakenb.inference.recover import inverse_order
     from deepfakenb.vocab import Vocabulary
     voc, kind = Vocabulary(track), KINDS[out.suffix.lower()]
     steps = voc.words([i for i in inverse_order(label)[0].tolist() if i])

@@ -32,7 +32,7 @@ def as_text(prediction, # `Prediction`
 def as_document(detector, answers # `Detector`, `Answers`
                ) -> dict: # json-able
     "All answers as one object."
-    from deepfakenb.predict import trained_on
+    from deepfakenb.inference.predict import trained_on
     origin, worth = trained_on(detector)
     return dict(model=dict(source=detector.source, name=detector.model.name, track=detector.vocabulary.track, size=detector.size,
                            trained_on=origin), warning=worth,
@@ -52,8 +52,8 @@ def predict(path: Annotated[Path, typer.Argument(metavar='IMAGE_OR_FOLDER', help
             best: Annotated[str, typer.Option(help="A run's checkpoint, best in: fixed or adaptive.")] = 'adaptive',
             reports: Annotated[Optional[Path], typer.Option(help='Reports folder that holds the run.')] = None):
     "Say which edits were made in which order, and draw where the model looked."
-    from deepfakenb.predict import find_detector, trained_on
-    from deepfakenb.predict_folder import picture_files, predict_files
+    from deepfakenb.inference.predict import find_detector, trained_on
+    from deepfakenb.inference.predict import picture_files, predict_files
     if best not in ('fixed', 'adaptive'): raise UserError(f'--best {best}: choose fixed or adaptive', 2)
     if not path.exists(): raise UserError(f'{path}: no such file or folder')
     picture_files(path)

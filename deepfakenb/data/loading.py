@@ -101,8 +101,10 @@ class BatchLoader:
                  augment: Augment|None = None, # None: only normalise
                  seed: int = 0,
                  device=None, # torch device
-                 resident: bool|None = None # keep the set on the device; None: where it fits
+                 resident: bool|None = None, # keep the set on the device; None: where it fits
+                 normalised: bool = True # False: images in [0, 1], for models that normalise themselves
                 ):
+        self.normalised = normalised
         self.dataset, self.bs, self.shuffle, self.augment, self.seed, self.resident = dataset, max(1, min(bs, len(dataset))), shuffle, augment, seed, resident
         self.drop_last, self.n = drop_last and len(dataset) > self.bs, len(dataset)
         self.epoch = self.position = 0
@@ -117,7 +119,7 @@ class BatchLoader:
         return self
     def new(self, dataset=None, **options) -> 'BatchLoader':
         "A loader with other options (fastai asks for `shuffle=False, drop_last=False` to predict); those it does not know are ignored."
-        old = {k: getattr(self, k) for k in ('bs', 'shuffle', 'drop_last', 'augment', 'seed', 'device', 'resident')}
+        old = {k: getattr(self, k) for k in ('bs', 'shuffle', 'drop_last', 'augment', 'seed', 'device', 'resident', 'normalised')}
         return type(self)(dataset or self.dataset, **{**old, **{k: v for k, v in options.items() if k in old}})
     def __len__(self): return self.n//self.bs if self.drop_last else -(-self.n//self.bs)
 
@@ -132,7 +134,7 @@ def _gather(self: BatchLoader, rows: Tensor) -> Tensor: # (B, 3, S, S) uint8 on 
     return x.pin_memory().to(self.device, non_blocking=True) if self.device.type == 'cuda' else x.to(self.device)
 
 def _finish(self: BatchLoader, x: Tensor, rows: Tensor, epoch: int, index: int):
-    return prepare(x, self.augment, _generator(self.seed, epoch, index+1)), self._labels[rows.to(self.device)]
+    return prepare(x, self.augment, _generator(self.seed, epoch, index+1), self.normalised), self._labels[rows.to(self.device)]
 
 def _batch(self: BatchLoader, epoch: int, index: int) -> tuple[Tensor, Tensor]: # images, labels
     "Compute one batch from its number, without changing the loader."

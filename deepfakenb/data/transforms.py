@@ -94,8 +94,9 @@ class Augment:
 # %% ../../nbs/14_data.transforms.ipynb #b8fdd0e0
 def prepare(images: Tensor, # (B, 3, H, W) uint8
             augment: Augment|None = None, # None: only normalise
-            generator: torch.Generator|None = None # on the CPU; needed for `augment`
-           ) -> Tensor: # float32, normalised
+            generator: torch.Generator|None = None, # on the CPU; needed for `augment`
+            normalised: bool = True # False: left in [0, 1], for models that normalise themselves
+           ) -> Tensor: # float32
     "Bytes to a network's input: to float, augment, normalise."
     drawn = augment.draw(len(images), generator) if augment else None
     if drawn: factors, flips, order = (*(x.to(images.device, non_blocking=True) for x in drawn[:2]), drawn[2])
@@ -105,5 +106,5 @@ def prepare(images: Tensor, # (B, 3, H, W) uint8
         at = slice(i, i+piece)
         x = to_float(images[at])
         if drawn: x = augment._apply_(x, factors[at], flips[at], order)
-        out[at] = x.sub_(MEAN).div_(STD)
+        out[at] = x.sub_(MEAN).div_(STD) if normalised else x
     return out

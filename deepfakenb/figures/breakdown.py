@@ -5,7 +5,7 @@ __all__ = ['PANELS', 'breakdown_figure']
 
 # %% ../../nbs/84_figures.breakdown.ipynb #df03a953
 import numpy as np
-from ..breakdown import SCORES
+from ..analysis.breakdown import SCORES
 from .base import new_figure
 from .robustness import draw_points, legend_above, row_names, row_style
 from ..vocab import STEPS
@@ -17,7 +17,7 @@ def _points(lines, name, group, score): # x, value, low, high of a row in a pane
     else: found = [(l['key'], l) for l in lines if (l['row'], l['group'], l['score']) == (name, group, score)]
     return np.array([(x, l['value'], l['low'], l['high']) for x, l in found if l['value'] == l['value']], float).reshape(-1, 4).T
 
-def breakdown_figure(tracks: dict # track -> lines of `breakdown.breakdown_lines`
+def breakdown_figure(tracks: dict # track -> lines of `analysis.breakdown.breakdown_lines`
                     ): # figure
     "Whole sequences, sets and orders; exact match and Adaptive-Acc by length; Adaptive-Acc by position; one colour a row."
     names, common = row_names(tracks)

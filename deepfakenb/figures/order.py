@@ -125,7 +125,7 @@ def order_figure(orders: dict, # track -> BothOrders
 def order_text(lines: dict # track -> `order_lines`
               ) -> str: # Markdown, a line a track
     "What was measured, in a sentence a track."
-    from deepfakenb.tables import number
+    from deepfakenb.report.tables import number
     out = []
     for track, part in lines.items():
         above = [l for l in part if l['low'] > l['jpeg']]

@@ -20,7 +20,7 @@ def difference(a, b # (S, S, 3) uint8
     "Where two pictures differ: black where they are equal."
     return (np.abs(a.astype(int)-b.astype(int))*ENLARGED).clip(0, 255).astype(np.uint8)
 
-def case_rows(case: dict # `recovery_summary.case_pictures`
+def case_rows(case: dict # `analysis.recovery.case_pictures`
              ) -> tuple[list, list]: # two rows of (picture, text)
     "The pictures of one face with what stands below them; the last of a row is what is left, with the PSNR of the whole."
     name = lambda w: SHORT.get(w, w)
@@ -58,7 +58,7 @@ def cases_figure(cases: list # of `case_pictures`, all of the same number of edi
 # %% ../../nbs/84_figures.recovery.ipynb #1e910f70
 def printed_distances() -> dict: # right, wrong: mean feature distance of 100 faces
     "Figure 7 of Shao et al., as printed."
-    from deepfakenb.results import reported
+    from deepfakenb.analysis.results import reported
     at = {r['row']: float(r['value']) for r in reported('figures/p1_figure7')}
     return dict(right=at['correct seq'], wrong=at['wrong seq'])
 
@@ -80,7 +80,7 @@ def draw_bars(ax, # of matplotlib
     ax.set_ylim(0, 1.18*max(m if np.isnan(h) else h for m, _, h in values.values()))
 
 # %% ../../nbs/84_figures.recovery.ipynb #b68b2c30
-def identity_figure(summaries: dict # track -> `recovery_summary.order_summary`
+def identity_figure(summaries: dict # track -> `analysis.recovery.order_summary`
                    ): # figure
     "Figure 7: identity distance to the original, with the log and without, mean with 95 % interval over people; the paper's numbers beside it."
     fig, axes = new_figure('double', 2.2, ncols=1+len(summaries), width_ratios=(.42, *[1]*len(summaries)), squeeze=False)
@@ -101,8 +101,8 @@ def said_order(summary: dict, # `order_summary`
     return f"wrong minus right {mean:+.4f}{unit} [{low:+.4f}, {high:+.4f}] over {summary['people']} people: {verdict} (closer for {100*summary[f'share{tail}']:.0f} % of them)"
 
 # %% ../../nbs/84_figures.recovery.ipynb #4633a1dc
-def quality_figure(lines: dict, # track -> `recovery_summary.quality`
-                   cases: dict # key -> words: `recovery_summary.CASES`
+def quality_figure(lines: dict, # track -> `analysis.recovery.quality`
+                   cases: dict # key -> words: `analysis.recovery.CASES`
                   ): # figure
     "PSNR, LPIPS-like and identity distance by how right the detected sequence was, with 95 % intervals over people."
     fig, axes = new_figure('double', 1.55*len(UNITS)+.35, nrows=len(UNITS), ncols=len(lines), squeeze=False, sharex='col', sharey='row')
@@ -123,12 +123,12 @@ def quality_figure(lines: dict, # track -> `recovery_summary.quality`
     return fig
 
 # %% ../../nbs/84_figures.recovery.ipynb #a8776ffe
-def times_jpeg(line: dict # of `recovery_scores.order_pairs`
+def times_jpeg(line: dict # of `analysis.recovery.order_pairs`
               ) -> float: # below 1: the edits commute as far as anybody could see
     "How much the order of a pair changes the picture, over what JPEG of quality 90 changes there."
     return line['order'][0]/line['jpeg']
 
-def said_pairs(track: str, lines: list[dict], # of `recovery_scores.order_pairs`
+def said_pairs(track: str, lines: list[dict], # of `analysis.recovery.order_pairs`
                measure: str = 'psnr' # dB
               ) -> str: # a sentence
     "What the pairs that commute, and the others, gain by the right order with the log and without."
@@ -138,7 +138,7 @@ def said_pairs(track: str, lines: list[dict], # of `recovery_scores.order_pairs`
     parts = {w: [l for l in lines if (times_jpeg(l) < 1) == c] for c, w in ((True, 'pairs that commute'), (False, 'pairs that do not'))}
     return f'{track.capitalize()}: ' + '; '.join(f'{w}, {len(p)} of {len(lines)}: gain {gain(p, False)} with the log, {gain(p, True)} without' for w, p in parts.items() if p) + '.'
 
-def pairs_figure(pairs: dict, # track -> `recovery_scores.order_pairs`
+def pairs_figure(pairs: dict, # track -> `analysis.recovery.order_pairs`
                  measure: str = 'psnr'
                 ): # figure
     "Gain of the right order over the wrong one for each pair of edits, with the log and without, with 95 % intervals."

@@ -6,7 +6,7 @@ __all__ = ['MARKERS', 'STYLES', 'row_style', 'row_names', 'draw_points', 'legend
 # %% ../../nbs/84_figures.robustness.ipynb #3e4add3b
 import numpy as np
 from .base import FOOT, WIDTH, new_figure, palette
-from ..robustness import DISTORTIONS, LEVELS, distort
+from ..analysis.robustness import DISTORTIONS, LEVELS, distort
 
 MARKERS, STYLES = 'osD^vP*X<>', ('-', '--', ':')
 
@@ -68,7 +68,7 @@ def _panels(tracks, most): # (track, rows drawn, the track's other rows) of each
         for part in np.array_split(np.array(mine, object), max(1, -(-len(mine)//most))): yield track, list(part), [n for n in mine if n not in part]
 
 # %% ../../nbs/84_figures.robustness.ipynb #bef39187
-def robustness_figure(tracks: dict, # track -> (lines of `robustness.curves`, guesses of `robustness.guessed`)
+def robustness_figure(tracks: dict, # track -> (lines of `analysis.robustness.curves`, guesses of `analysis.robustness.guessed`)
                       metrics: tuple = ('Adaptive-Acc', 'Fixed-Acc'), # the first with intervals and guesses, the second pale
                       most: int = 4 # rows in one panel
                      ): # figure

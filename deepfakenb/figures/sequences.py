@@ -51,7 +51,7 @@ def sequence_scores(runs, # finished runs of one model, one a seed
     "Both accuracies of one checkpoint's answers for each sequence of the test split, ordered by length and name; at length 5 they are equal."
     from deepfakenb.metrics.intervals import seeds_and_images
     from deepfakenb.metrics.sequence import adaptive_counts, fixed_counts
-    from deepfakenb.results import counts, ids, split_predictions
+    from deepfakenb.tasks.sequence import counts, ids, split_predictions
     counts(runs, checkpoint)                                        # refuses seeds tested on different images
     parts = [split_predictions(r) for r in runs]
     names = parts[0]['sequence'].to_numpy()
@@ -111,7 +111,7 @@ def confident_failures(run, # a finished run
                       ): # rows of the predictions, with `kind` and `confidence`
     "The wrong test answers of which the model was most confident, of each kind of error."
     import pandas as pd
-    from deepfakenb.results import split_predictions
+    from deepfakenb.tasks.sequence import split_predictions
     p = split_predictions(run).copy()
     p['answer'] = p[f'prediction_{checkpoint}']
     p['kind'] = [error_kind(l, a) for l, a in zip(p['label'], p['answer'])]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from ..core import UserError, atomic, shown
 from .backbones import fit, read_tensors
-from .sequence import build_model
+from .base import build_model
 
 # %% ../../nbs/37_models.checkpoints.ipynb #d5d1bf30
 FORMAT = 'deepfakenb model 1'

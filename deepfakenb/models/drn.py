@@ -68,6 +68,8 @@ class DRNBody(nn.Sequential):
 class DRN(SlotClassifier):
     "DRN-C-26 (Yu, Koltun and Funkhouser 2017) with five heads of six classes (paper 1, 5.1); a wrong option raises `UserError`."
     name = 'drn'
+    @classmethod
+    def start_name(cls, options): return 'drn_c_26'
     def __init__(self, *,
                  width: float = 1., # factor of all channels, above 0; 1: DRN-C-26
                  weights: str|None = None, # file of drn_c_26's published names; its classifier is ignored

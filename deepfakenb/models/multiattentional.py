@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core import UserError, shown
 from ..layers.multiattention import AttentionMaps, RegionalIndependence, TextureEnhancement, attention_guided_blur, bilinear_attention_pool, weighted_mean
-from ..losses import slot_loss
+from ..losses.sequence import slot_loss
 from .backbones import fit, read_tensors
 from .drn import Renormalise
 from .slots import SlotClassifier

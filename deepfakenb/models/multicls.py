@@ -6,7 +6,7 @@ __all__ = ['MultiCls']
 # %% ../../nbs/31_models.multicls.ipynb #93329da0
 import torch
 from torch import Tensor, nn
-from ..losses import slot_loss
+from ..losses.sequence import slot_loss
 from .backbones import Backbone
 from .decoding import Decoded
 from .sequence import SequenceModel

@@ -11,7 +11,7 @@ from ..core import UserError
 from ..layers.attention import MLP, name_attentions
 from ..layers.blocks import Decoder, Encoder, causal
 from ..layers.positions import SinePositions
-from ..losses import token_loss
+from ..losses.sequence import token_loss
 from .backbones import Backbone, fit
 from .decoding import Decoded, beam_search, end_with_zeros, greedy
 from .sequence import SequenceModel

@@ -5,7 +5,7 @@ __all__ = ['CONFLICTS', 'SGD_RATES', 'Conflict', 'conflict_table', 'sgd_rate_tab
 
 # %% ../../nbs/82_protocols.conflicts.ipynb #ace68376
 from dataclasses import dataclass, field, replace
-from ..options import scaled_schedule
+from ..training.options import scaled_schedule
 from .base import Column, Row, Scale, TableSpec
 
 # %% ../../nbs/82_protocols.conflicts.ipynb #81cc9b00

@@ -8,9 +8,10 @@ __all__ = ['MULTI_CLS', 'DETR', 'OURS', 'DETECTORS', 'ABLATION', 'NARROW', 'BACK
 
 # %% ../../nbs/82_protocols.p1.ipynb #53733ead
 from dataclasses import replace
-from ..options import scaled_schedule
+from ..training.options import scaled_schedule
 from .conflicts import conflict_table, sgd_rate_table
-from .base import Column, Protocol, Row, Scale, TableSpec, imagenet_file, weights_name
+from .base import Column, Protocol, Row, Scale, TableSpec
+from ..training.start import imagenet_file, start_name
 
 # %% ../../nbs/82_protocols.p1.ipynb #6bbc24a7
 MULTI_CLS = Row('Multi-Cls', 'multi-cls')
@@ -80,7 +81,7 @@ def detector_scale(preset, row, column) -> Scale|str:
     if preset == 'paper':
         if column.own: return 'not in the paper'
         args = PAPER_NETWORK[row.model]
-        if imagenet_file(weights_name(args)) is None: return 'weights not available'
+        if imagenet_file(start_name(row.model, args)) is None: return 'weights not available'
         return Scale(scaled_schedule(170), dict(preset='paper', size=PAPER_SIZE.get(row.model, 256)), args=dict(args, weights='imagenet'), needs_gpu=True)
     if preset == 'smoke': return smoke(row, NARROW_DETECTORS[row.model], track) if column.own else 'not in smoke'
     if column.own: return Scale(one_rate(row.model, EPOCHS, bs=32, channels_last=True, **short(EPOCHS)), dict(preset='bench', size=128), args=NARROW_DETECTORS[row.model])

@@ -51,7 +51,7 @@ class Settings:
         return d | dict(detector=getattr(self.detector, 'name', self.detector), options=named, landmarks=mark)
 
 # %% ../../../nbs/16_data.faces.each.ipynb #813081a5
-FACTS = ('method', 'label', 'compression', 'split', 'source', 'dataset')
+FACTS = ('method', 'label', 'compression', 'split', 'source', 'dataset', 'identities')
 
 @dataclass(frozen=True)
 class Job:
@@ -88,7 +88,8 @@ def list_videos(videos, # folder, video file, VideoIndex, or DataFrame with `id`
     for i in ids:
         if i.startswith('/') or '..' in i.split('/'): raise UserError(f'{i}: cannot be the id of a video; it would lie outside the folder')
     jobs = [Job(r['id'], str(r['file']), r['id']+('_video' if r['id'] in above else ''), bool(r.get('frames_dir', False)), listed.get(r['id'], ())) for r in rows]
-    facts = {r['id']: {k: r.get(k, -1 if k == 'label' else '') for k in FACTS} for r in rows}
+    told = lambda v: '+'.join(v) if isinstance(v, (tuple, list)) else v      # people, by name
+    facts = {r['id']: {k: told(r.get(k, -1 if k == 'label' else '')) for k in FACTS} for r in rows}
     return jobs, facts
 
 # %% ../../../nbs/16_data.faces.each.ipynb #24341b2e
