@@ -80,8 +80,8 @@ def test_nothing_large_is_committed(root):
     assert not large
 
 def test_modules_and_export_cells_stay_readable(root):
-    long = [(p.name, n) for p in (root/'deepfakenb').rglob('*.py') if p.name != '_modidx.py' and (n := p.read_text().count('\n')) > 350]
-    assert not long, f'split the notebook of {long}'
+    long = [(p.name, n) for p in (root/'deepfakenb').rglob('*.py') if p.name != '_modidx.py' and (n := p.read_text().count('\n')) > 420]
+    assert not long, f'{long}: is each of these one idea?'
     for p in notebooks(root):
         for c in code_cells(nbformat.read(p, 4)):
             if c.source.startswith('#| export'): assert c.source.count('\n') <= 65, f'{p.name}: {c.source[:80]!r}'

@@ -20,36 +20,38 @@ class LongDistance(nn.Module):
                  grid: int = 14, patch: int = 16, # patches a side, pixels of one
                  dim: int = 768, spaces: int = 12, # of a representation; latent spaces that it is cut into
                  combine: str = 'groups', # several images: their activations are averaged ('groups', 12 → m), or all combined ('all', 12·k → m)
-                 positions: nn.Parameter|bool = True # embedding of its own, a shared one, or none
+                 positions: bool = True # an embedding of its own; without, one may be lent in each call
                 ):
         super().__init__()
         if dim % spaces: raise UserError(f'dim = {dim}: not a multiple of {spaces} latent spaces', 2)
         self.images, self.grid, self.patch, self.spaces, self.combine = images, grid, patch, spaces, choice('combine', combine, ('groups', 'all'))
         self.project = nn.ModuleList(nn.Conv2d(3, dim, patch, patch) for _ in range(images))
-        self.positions = nn.Parameter(torch.randn(1, grid*grid, dim)*.02) if positions is True else None if positions is False else positions
+        self.positions = nn.Parameter(torch.randn(1, grid*grid, dim)*.02) if positions else None
         d = dim//spaces
-        self.U, self.templates = nn.Parameter(torch.randn(spaces, d, d)*d**-.5), nn.Parameter(torch.randn(spaces, d)*d**-.5)
+        self.U, self.templates = nn.Parameter(torch.randn(spaces, d, d)*d**-.5), nn.Parameter(torch.zeros(spaces, d))   # no template yet: maps of zeros
         self.final = nn.Conv2d(spaces*(images if combine == 'all' else 1), m, 1)
         self.latent_maps, self.final_maps = Observed(), Observed()
-    def tokens(self, x: Tensor # (B, k, 3, S, S)
+    def tokens(self, x: Tensor, # (B, k, 3, S, S)
+               lent: Tensor|None = None # another layer's position embedding
               ) -> Tensor: # (B, k, N, dim)
         "Patch representations."
         side = self.grid*self.patch
         if x.shape[1] != self.images or x.shape[-2:] != (side, side): raise UserError(f'{tuple(x.shape[1:])}: {self.images} images of {side}×{side} px are needed', 2)
         z = torch.stack([p(x[:, i]).flatten(2).mT for i, p in enumerate(self.project)], 1)
-        return z if self.positions is None else z+self.positions
+        e = self.positions if self.positions is not None else lent
+        return z if e is None else z+e
     def activations(self, z: Tensor # (B, k, N, dim)
                    ) -> Tensor: # (B, k, spaces, N)
         "t · (U z) in each latent space."
         direction = torch.einsum('se,sed->sd', self.templates, self.U)          # t^T U, once for all patches
         return torch.einsum('bknsd,sd->bksn', z.unflatten(-1, (self.spaces, -1)), direction)
-    def latent(self, x: Tensor) -> Tensor: # (B, spaces, grid, grid), or (B, k·spaces, …)
+    def latent(self, x: Tensor, lent: Tensor|None = None) -> Tensor: # (B, spaces, grid, grid), or (B, k·spaces, …)
         "The latent maps, of several images averaged or side by side."
-        a = self.activations(self.tokens(x))
+        a = self.activations(self.tokens(x, lent))
         a = a.mean(1) if self.combine == 'groups' else a.flatten(1, 2)
         return a.unflatten(-1, (self.grid, self.grid))
-    def forward(self, x: Tensor) -> Tensor: # (B, m, grid, grid)
-        maps = self.latent(x)
+    def forward(self, x: Tensor, lent: Tensor|None = None) -> Tensor: # (B, m, grid, grid)
+        maps = self.latent(x, lent)
         self.latent_maps(maps.abs())
         out = self.final(maps)
         self.final_maps(out.abs())

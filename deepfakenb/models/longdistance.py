@@ -70,9 +70,9 @@ class LongDistanceDetector(DetectorModel):
                  vit: str|None = None # file of a ViT-B/16 in timm's names: patch projection and position embedding
                 ):
         super().__init__()
+        self.keep(locals(), parts=list(parts), features=list(features), weights=None, vit=None)
         if not parts: raise UserError('parts: at least one of spatial, temporal', 2)
         for p in parts: choice('parts', p, PARTS)
-        self.keep(locals(), parts=list(parts), features=list(features), weights=None, vit=None)
         self.parts, self.n, self.size, self.side = tuple(p for p in PARTS if p in parts), n, size, grid*patch
         self.frames = n+1 if 'temporal' in parts else 1
         self.backbone = Guided(backbone, tuple(features), weights)
@@ -80,8 +80,7 @@ class LongDistanceDetector(DetectorModel):
         if len(self.backbone.places) < 2: raise UserError('features: name two places, for the spatial and the temporal part', 2)
         o = dict(m=m, grid=grid, patch=patch, dim=dim, spaces=spaces)
         self.spatial = LongDistance(**o) if 'spatial' in parts else None
-        shared = self.spatial.positions if share_positions and self.spatial is not None else not share_positions
-        self.temporal = LongDistance(images=n+1, combine=combine, positions=shared, **o) if 'temporal' in parts else None
+        self.temporal = LongDistance(images=n+1, combine=combine, positions=not share_positions, **o) if 'temporal' in parts else None
         self.place = {p: place[p] for p in self.parts}
         self.emphasis = nn.ModuleDict({p: Emphasis(m, self.backbone.widths[place[p]], meet=meet, start=start) for p in self.parts})
         for part in filter(None, (self.spatial, self.temporal)): nn.init.constant_(part.final.bias, 1. if start == 'map' else 0.)
@@ -97,11 +96,13 @@ class LongDistanceDetector(DetectorModel):
             with torch.no_grad():
                 own.weight.copy_(w); own.bias.copy_(b)
                 if part.positions is not None: part.positions.copy_(e[:, -part.positions.shape[1]:])
+    @property
+    def lent(self): return self.spatial.positions if self.spatial is not None else None   # the temporal part has the spatial one's position embedding
     def maps(self, x: Tensor # (B, T, 3, H, W), normalised
             ) -> dict[str, Tensor]: # part -> (B, m, grid, grid)
         "The final maps of each part."
         seen = _resized(x, self.side)
-        return {p: self.spatial(seen[:, :1]) if p == 'spatial' else self.temporal(with_residuals(seen)) for p in self.parts}
+        return {p: self.spatial(seen[:, :1]) if p == 'spatial' else self.temporal(with_residuals(seen), self.lent) for p in self.parts}
     def detect(self, x):
         maps = self.maps(x)
         change = {self.place[p]: (lambda f, p=p: self.emphasis[p](f, maps[p])) for p in self.parts}
@@ -116,5 +117,5 @@ def latent_and_final(model: LongDistanceDetector, x: Tensor # (B, T, 3, H, W) in
                     ) -> dict[str, dict[str, Tensor]]: # part -> 'latent' (B, 12, g, g), 'final' (B, m, g, g)
     "The maps that paper 2's figures show."
     seen = _resized(model.prepare(x), model.side)
-    part = lambda layer, z: dict(latent=layer.latent(z), final=layer.final(layer.latent(z)))
-    return {p: part(model.spatial, seen[:, :1]) if p == 'spatial' else part(model.temporal, with_residuals(seen)) for p in model.parts}
+    part = lambda layer, z, lent=None: dict(latent=layer.latent(z, lent), final=layer.final(layer.latent(z, lent)))
+    return {p: part(model.spatial, seen[:, :1]) if p == 'spatial' else part(model.temporal, with_residuals(seen), model.lent) for p in model.parts}

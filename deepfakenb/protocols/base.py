@@ -126,7 +126,7 @@ class Protocol:
         return {k: tuple(v.values()) for k, v in out.items()}
 
 # %% ../../nbs/82_protocols.base.ipynb #b6cde043
-PAPERS = ('p1',)
+PAPERS = ('p1', 'p2', 'p4', 'p5')
 
 def get(paper: str # 'p1' …
        ) -> Protocol:

@@ -17,13 +17,13 @@ SHARED = 'detectors'       # name under which the runs of the video papers are f
 NARROW = {'xception': dict(backbone='xception-narrow'), 'efficientnet-b4': dict(backbone='efficientnet-narrow'), 'mesonet': {}, 'senet': dict(backbone='resnet18-se-narrow'),
           'multi-attentional-detector': dict(backbone='efficientnet-narrow', width=64), 'f3-net': dict(backbone='xception-narrow'), 'wsdan': dict(backbone='xception-narrow'),
           'long-distance': dict(backbone='xception-narrow', size=62, patch=4, dim=96), 'i3d': dict(width=.25), 'c3d': dict(width=.25),
-          'resnet50-lstm': dict(backbone='resnet10-narrow'), 'tsn': dict(backbone='resnet10-narrow'), 'resnet3d': dict(depth=18, width=.25),
+          'resnet50-lstm': dict(backbone='resnet10-narrow'), 'tsn': dict(backbone='resnet10-narrow'), 'resnet3d': dict(depth=18, width=.25, stem='detail'),
           'timesformer': dict(size=64, patch=16, dim=96, depth=4, heads=4), 'gml': dict(backbone='xception-narrow'), 'contrastive-mil': dict(backbone='resnet10-narrow', d=64, level=2)}
-STARTED = {'xception': 'faces', 'long-distance': 'faces', 'gml': 'faces', 'f3-net': 'faces', 'wsdan': 'faces', 'resnet50-lstm': 'single-edits', 'tsn': 'single-edits', 'contrastive-mil': 'single-edits'} # model -> start
+STARTED = {**dict.fromkeys(('xception', 'long-distance', 'gml', 'f3-net', 'wsdan', 'resnet3d', 'efficientnet-b4', 'multi-attentional-detector'), 'faces'), 'resnet50-lstm': 'single-edits', 'tsn': 'single-edits', 'contrastive-mil': 'single-edits'} # model -> start
 
 def narrow(row: Row, scratch: bool = False) -> dict: # options of the model
     "What two cores train of a row: its narrow variant with its start."
-    start = {} if scratch or row.model not in STARTED else dict(weights=STARTED[row.model])
+    start = {} if scratch or row.model not in STARTED or 'weights' in row.args else dict(weights=STARTED[row.model])
     return {**NARROW.get(row.model, {}), **start}
 
 def rates(lr: float = 5e-4, epochs: int = 12, **more) -> dict:
@@ -44,9 +44,12 @@ def detector_scale(preset, row, column, seeds=(0,), sizes: tuple = (64, 224)) ->
         return Scale(rates(1e-3, 20), dict(preset='paper', size=sizes[1]), args=dict(weights='imagenet'), needs_gpu=True)
     if not own: return 'not in smoke' if preset == 'smoke' else Scale(rates(1e-3, 30), dict(preset='bench', size=sizes[1]), seeds=(0, 1, 2), needs_gpu=True)
     args, clips = narrow(row), of_clips(row, column)
-    if preset == 'smoke': return Scale(dict(rates(1e-3, 2), bs=8, steps=10), dict(preset='smoke', size=sizes[0], tested=2), args=args)
+    size = row.data.get('size', sizes[0])
+    if preset == 'smoke':
+        if column.data.get('compression') != ['c23'] or column.data.get('methods') or column.data.get('dataset'): return 'not in smoke'
+        return Scale(dict(rates(1e-3, 2), bs=8, steps=10), dict(preset='smoke', size=size, tested=2), args=args)
     train = dict(rates(epochs=6), bs=16) if clips else rates()
-    return Scale(train, dict(preset='laptop', size=sizes[0], **(dict(per_video=2, tested=3) if clips else {})), seeds=seeds, args=args)
+    return Scale(train, dict(preset='laptop', size=size, **(dict(per_video=2, tested=3) if clips else {})), seeds=seeds, args=args)
 
 def two(*columns) -> tuple: # of Column
     "Each of the paper's columns, then its two-core twin."
