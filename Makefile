@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do $$p -c 'impo
 # a JupyterLab or a test run of one's own shows no update pop-ups and asks no network
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help reproduce bench test lab export readme
+.PHONY: help reproduce bench report test lab export readme
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -25,6 +25,9 @@ reproduce: .venv/.ready ## regenerate every table and figure at `smoke` scale (P
 
 bench: .venv/.ready ## the `bench` preset: three seeds with intervals; a GPU, or hours of CPU; resumes where it stopped
 	@$(BIN)/deepfakenb reproduce --preset bench
+
+report: .venv/.ready ## build the pages of the committed results: reports/bench/index.html and README.md
+	@$(BIN)/python -c "from deepfakenb.report.site import build_index, build_readme; print(build_index('reports/bench')); print(build_readme('reports/bench'))"
 
 test: .venv/.ready ## run every notebook (nbdev_test), then tests/
 	@DEEPFAKENB_QUIET=1 OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --pause 0.1

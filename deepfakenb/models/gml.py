@@ -32,6 +32,7 @@ class AnomalyBranch(nn.Module):
         for b in self.blocks[:-1]: x = x+b(x)
         return self.blocks[-1](x)
 
+# %% ../../nbs/60_models.gml.ipynb #f725a2bb
 class GML(DetectorModel):
     "Xception with motion blocks and anomaly detection (paper 5); reads clips of any length."
     name = 'gml'

@@ -108,6 +108,7 @@ class LongDistanceDetector(DetectorModel):
         change = {self.place[p]: (lambda f, p=p: self.emphasis[p](f, maps[p])) for p in self.parts}
         return dict(logits=self.head(self.dropout(self.backbone(_resized(x[:, :1], self.size)[:, 0], change))))
 
+# %% ../../nbs/41_models.longdistance.ipynb #0aefb830
 def _resized(x: Tensor, size: int) -> Tensor: # (B, T, 3, H, W) -> (B, T, 3, size, size)
     if x.shape[-2:] == (size, size): return x
     return F.interpolate(x.flatten(0, 1), (size, size), mode='bilinear', antialias=size < x.shape[-1], align_corners=False).unflatten(0, x.shape[:2])

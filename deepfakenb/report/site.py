@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['e', 'TRAIN', 'SHEET', 'RUN_COLUMNS', 'rows_html', 'duration', 'emphasis', 'meaning', 'figures_of', 'figure_html',
            'tables_of', 'file_links', 'table_html', 'sheets_of', 'sheets_html', 'holes', 'paper_html', 'run_rows',
-           'provenance_rows', 'notebooks_of', 'write_notebooks', 'build_index']
+           'provenance_rows', 'notebooks_of', 'write_notebooks', 'build_index', 'build_readme']
 
 # %% ../../nbs/85_report.site.ipynb #b0811d0c
 import html, os, re
@@ -14,7 +14,7 @@ from .pages import notebook_page, page, style_rules
 from ..protocols.base import PRESETS
 from ..analysis.results import PAPERS, fill, reported, table_ids
 from .sheet import Sheet, read_sheet, sheet_html
-from .tables import Table, read_table, to_html
+from .tables import Table, read_table, to_html, to_markdown
 
 e = html.escape
 TRAIN = ROOT/'nbs'/'experiments'/'train.ipynb'   # that every run is an execution of
@@ -53,8 +53,8 @@ def figures_of(folder: Path # <preset>/<paper>/figures
     for path in sorted(folder.glob('*.json')):
         try:
             side = read_json(path)
-            if not all(path.with_suffix(s).is_file() for s in ('.png', '.svg')): raise UserError(f'{shown(path)}: the picture is missing')
-            good.append(dict(side, id=str(side['id']), caption=str(side['caption']), width=int(side['width']), height=int(side['height'])))
+            if not path.with_suffix('.png').is_file(): raise UserError(f'{shown(path)}: the picture is missing')
+            good.append(dict(side, id=str(side['id']), drawn=path.with_suffix('.svg').is_file(), caption=str(side['caption']), width=int(side['width']), height=int(side['height'])))
         except (UserError, KeyError, TypeError, ValueError) as err: bad.append(str(err) if isinstance(err, UserError) else f'{shown(path)}: damaged sidecar')
     return good, bad
 
@@ -64,8 +64,9 @@ def figure_html(side: dict, # a figure's sidecar
     "A thumbnail with caption, linked to PNG and SVG."
     name = f'{base}/{side["id"]}'
     wide = ' class="wide"' if side['width'] > 1000 else ''
+    drawn = f' <a href="{e(name)}.svg">SVG</a>' if side.get('drawn', True) else ''      # no drawing of a photograph
     return (f'<figure{wide} id="{e(side["id"])}"><a href="{e(name)}.png"><img src="{e(name)}.png" alt="{e(side.get("alt") or side["caption"])}" width="{side["width"]}" height="{side["height"]}" loading="lazy"></a>'
-            f'<figcaption><b>{e(figure_title(side["id"]))}.</b> {emphasis(side["caption"])} <a href="{e(name)}.png">PNG</a> <a href="{e(name)}.svg">SVG</a> <a href="{e(name)}.json">origin</a></figcaption></figure>')
+            f'<figcaption><b>{e(figure_title(side["id"]))}.</b> {emphasis(side["caption"])} <a href="{e(name)}.png">PNG</a>{drawn} <a href="{e(name)}.json">origin</a></figcaption></figure>')
 
 def tables_of(folder: Path, # <preset>
               paper: str # 'p1' …
@@ -219,3 +220,20 @@ def build_index(folder: Path|str # <out>/<preset>, the folder's name is the pres
     top = f'<p class="small">deepfakenb: five papers on deepfake detection, as notebooks</p><h1>Report, preset “{preset}”</h1>'
     with atomic(folder/'index.html') as tmp: tmp.write_text(page(f'deepfakenb report ({preset})', '\n'.join(body), top=top, sheet=SHEET), encoding='utf8')
     return folder/'index.html'
+
+# %% ../../nbs/85_report.site.ipynb #c44b7bc8
+def build_readme(folder: Path|str # reports/<preset>
+                ) -> Path: # README.md
+    "Tables with numbers of ours and figures of all papers, as a page that GitHub shows."
+    folder = Path(folder)
+    text = [f'# Results, preset “{folder.name}”', '', f'{meaning(folder.name)} Every table says what was read, at which level, and how large a difference could be seen. Pages with all runs: `make report`.', '']
+    for paper, p in PAPERS.items():
+        tables, _ = tables_of(folder, paper)
+        shown_, others = [t for t, w in tables if w and t.measured], [t.number for t, w in tables if not (w and t.measured)]
+        sides, _ = figures_of(folder/paper/'figures')
+        text += [f'## {paper.upper()} · {p.name}', '', f'*{p.title}*. {p.authors}.', '']
+        for t in shown_: text += [to_markdown(t), f'[CSV]({paper}/tables/{t.id}.csv) · [LaTeX]({paper}/tables/{t.id}.tex) · [origin]({paper}/tables/{t.id}.json)', '']
+        if others: text += [f"No number of ours yet in table{'s' if len(others) > 1 else ''} {', '.join(others)}.", '']
+        for s in sides: text += [f"![{s['caption'].split('. ')[0].replace('[', '(').replace(']', ')')}]({paper}/figures/{s['id']}.png)", '', f"*{figure_title(s['id'])}.* {s['caption']}", '']
+    with atomic(folder/'README.md') as tmp: tmp.write_text('\n'.join(text).rstrip()+'\n', encoding='utf8')
+    return folder/'README.md'
