@@ -153,8 +153,8 @@ def test_unknown_table_and_preset(tmp_path):
 
 @pytest.mark.parametrize('id', table_ids())
 def test_all_29_tables_can_be_printed(id):
-    title, data, cells = cells_of(id, 'smoke', 'no-such-folder')
-    table = Table(id, 'smoke', title, fill(reported(id), cells, tuple({c.column for c in cells})), data)
+    spec, data, cells = cells_of(id, 'smoke', 'no-such-folder')
+    table = Table(id, 'smoke', 'A table', fill(reported(id), cells, spec.own if spec else ()), data)
     for text in (to_markdown(table), to_latex(table), to_html(table)):
         for r in reported(id): assert r['value'] in text
     assert to_latex(table).isascii() and '[U+' not in to_latex(table)           # every character of every table has a translation

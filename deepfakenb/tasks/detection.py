@@ -3,8 +3,8 @@
 # %% auto #0
 __all__ = ['CROP', 'CONTROLS', 'MAJORITY', 'ONE_CLASS', 'task', 'VideoData', 'source_groups', 'Videos', 'chosen', 'DetectorFeed',
            'DetectorLoss', 'DetectorScores', 'margins', 'detector_scores', 'answer_frame', 'write_answers',
-           'read_answers', 'at_level', 'answers_of', 'stacked', 'detection_measure', 'Detection', 'workers',
-           'every_method', 'reordered', 'level_scores']
+           'read_answers', 'at_level', 'answers_of', 'stacked', 'detection_measure', 'VideoTask', 'workers',
+           'every_method', 'reordered', 'level_scores', 'Detection']
 
 # %% ../../nbs/78_tasks.detection.ipynb #3b6babf1
 import json, math, time
@@ -210,10 +210,9 @@ def detection_measure(metric: str, # of `metrics.detection.SCORES`
     return Measure(of_runs, guesses, difference)
 
 # %% ../../nbs/78_tasks.detection.ipynb #ace560c7
-class Detection(Task):
-    "Real or forged, of frames and clips (papers 2, 4, 5; paper 3's binary part)."
-    name, Data, version = 'detection', VideoData, 1
-    checkpoints, default, unit = dict(best='best_best.safetensors'), 'best', 'videos'
+class VideoTask(Task):
+    "What a task on videos reads: videos, faces, cached crops, samples."
+    Data, unit = VideoData, 'videos'
     def key(self, data): return 'video', data['source'], data['dataset'], data['preset'], '+'.join(data['compression']), data['rule'], data['splits'], str(self.crop(data))
     def crop(self, data) -> int: return CROP.get(data['preset'], data['size'])
     def describe(self, data):
@@ -251,6 +250,36 @@ class Detection(Task):
     def loader(self, opened, samples, data, spec, device, distort=None):
         from deepfakenb.data.framecache import FrameLoader
         return FrameLoader(opened.cache(data['size']), samples, bs=2*spec.train['bs'], device=device, normalised=False, distort=distort)
+
+# %% ../../nbs/78_tasks.detection.ipynb #6e03e056
+def workers() -> int:
+    "Processes for making data: as many as there are cores."
+    import os
+    return max(1, os.cpu_count() or 1)
+
+def every_method(root: Path, data: dict): # for `VideoIndex.read`
+    "All manipulations that are there, controls among them; None where the layout has no such choice."
+    folder = Path(root)/'manipulated_sequences'
+    if data['dataset'] != 'ffpp' or not any((folder/c).is_dir() for c in CONTROLS): return None
+    return sorted(p.name for p in folder.iterdir() if p.is_dir())
+
+def reordered(rows: np.ndarray, order: str, seed: int = 0) -> np.ndarray: # (N, T)
+    "A clip's frames in another order: who uses time at all?"
+    if order == 'repeated': return np.repeat(rows[:, :1], rows.shape[1], 1)
+    if order == 'reversed': return rows[:, ::-1].copy()
+    if order == 'shuffled': return np.take_along_axis(rows, np.random.default_rng(seed).random(rows.shape).argsort(1), 1)
+    raise UserError(f"order {order!r}: choose from filmed, repeated, shuffled, reversed", 2)
+
+def level_scores(frame, level: str) -> dict: # level -> scores; 'recall' by method at video level
+    "All scores of a test set, at its samples' level and at video level."
+    videos = scores_of.to_videos(frame)
+    return {level: scores_of.summary(frame['label'], frame['score']), 'video': scores_of.summary(videos['label'], videos['score']), 'recall': scores_of.recalls(videos)}
+
+# %% ../../nbs/78_tasks.detection.ipynb #760de65f
+class Detection(VideoTask):
+    "Real or forged, of frames and clips (papers 2, 4, 5; paper 3's binary part)."
+    name, version = 'detection', 1
+    checkpoints, default = dict(best='best_best.safetensors'), 'best'
     def fit(self, spec, opened, folder, device):
         from fastai.data.core import DataLoaders
         from deepfakenb.core import seed_everything
@@ -300,28 +329,5 @@ class Detection(Task):
         data = test.data(spec.data)
         opened = self.open(data, root)
         return *self.answer(spec, model.to(device), opened, data, test.split, device, test), opened.fingerprint()
-
-def workers() -> int:
-    "Processes for making data: as many as there are cores."
-    import os
-    return max(1, os.cpu_count() or 1)
-
-def every_method(root: Path, data: dict): # for `VideoIndex.read`
-    "All manipulations that are there, controls among them; None where the layout has no such choice."
-    folder = Path(root)/'manipulated_sequences'
-    if data['dataset'] != 'ffpp' or not any((folder/c).is_dir() for c in CONTROLS): return None
-    return sorted(p.name for p in folder.iterdir() if p.is_dir())
-
-def reordered(rows: np.ndarray, order: str, seed: int = 0) -> np.ndarray: # (N, T)
-    "A clip's frames in another order: who uses time at all?"
-    if order == 'repeated': return np.repeat(rows[:, :1], rows.shape[1], 1)
-    if order == 'reversed': return rows[:, ::-1].copy()
-    if order == 'shuffled': return np.take_along_axis(rows, np.random.default_rng(seed).random(rows.shape).argsort(1), 1)
-    raise UserError(f"order {order!r}: choose from filmed, repeated, shuffled, reversed", 2)
-
-def level_scores(frame, level: str) -> dict: # level -> scores; 'recall' by method at video level
-    "All scores of a test set, at its samples' level and at video level."
-    videos = scores_of.to_videos(frame)
-    return {level: scores_of.summary(frame['label'], frame['score']), 'video': scores_of.summary(videos['label'], videos['score']), 'recall': scores_of.recalls(videos)}
 
 task = Detection()
