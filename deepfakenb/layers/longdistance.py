@@ -23,6 +23,7 @@ class LongDistance(nn.Module):
                  positions: bool = True # an embedding of its own; without, one may be lent in each call
                 ):
         super().__init__()
+        if min(m, images, spaces) < 1: raise UserError(f'm = {m}, images = {images}, spaces = {spaces}: at least 1 of each is needed', 2)
         if dim % spaces: raise UserError(f'dim = {dim}: not a multiple of {spaces} latent spaces', 2)
         self.images, self.grid, self.patch, self.spaces, self.combine = images, grid, patch, spaces, choice('combine', combine, ('groups', 'all'))
         self.project = nn.ModuleList(nn.Conv2d(3, dim, patch, patch) for _ in range(images))
@@ -77,11 +78,16 @@ def enlarge(maps: Tensor, # (B, m, g, g)
 class Emphasis(nn.Module):
     "Features times maps."
     def __init__(self, m: int, channels: int, *, meet: str = 'groups', # 'groups', 'sum', '1x1'
-                 start: str = '1 + map' # or 'map'
+                 start: str = '1 + map' # or 'map', or 'literal'
                 ):
         super().__init__()
-        self.meet, self.start = choice('meet', meet, ('groups', 'sum', '1x1')), choice('start', start, ('1 + map', 'map'))
+        self.meet, self.start = choice('meet', meet, ('groups', 'sum', '1x1')), choice('start', start, ('1 + map', 'map', 'literal'))
+        if meet == 'groups' and m > channels: raise UserError(f'm = {m}: more maps than the {channels} channels; take fewer, or meet = sum', 2)
         self.mix = nn.Conv2d(m, channels, 1, bias=False) if meet == '1x1' else None
+        if meet == '1x1' and start == 'map': nn.init.constant_(self.mix.weight, 1/m)
+        # what the combination's bias starts with; None: as torch draws it
+        starts = {'1 + map': 0., 'map': 1/m if meet == 'sum' else 1.}
+        self.bias = starts.get(start)
         self.register_buffer('which', torch.arange(channels)*m//channels, persistent=False)
     def forward(self, features: Tensor, # (B, C, H, W)
                 maps: Tensor # (B, m, g, g)

@@ -52,9 +52,9 @@ def model_names() -> list[str]:
 def model_module(name: str # 'multi-cls'
                 ) -> str: # 'models.multicls'
     "Module that defines the model of that name, nothing imported; an unknown name raises `UserError` that lists the others."
-    if name in MODELS: return MODELS[name].__module__.removeprefix('deepfakenb.')
-    if (module := _modules().get(name)) is None: raise UserError(f"model {name!r}: choose from {', '.join(model_names())}", 2)
-    return module
+    if (module := _modules().get(name)): return module
+    if name in MODELS: return MODELS[name].__module__.removeprefix('deepfakenb.')       # defined in a notebook
+    raise UserError(f"model {name!r}: choose from {', '.join(model_names())}", 2)
 
 def model_class(name: str # 'multi-cls', 'xception' …
                ) -> type[Model]:

@@ -21,7 +21,9 @@ class Guided(nn.Module):
     "A backbone whose features at named places are changed on their way. `channels`: of the pooled output; `widths`: of each place."
     def __init__(self, name: str, # of `XCEPTIONS`, or a timm model
                  features: tuple = (), # where: steps of Xception, or module names of a timm model; () takes the usual two
-                 weights: str|None = None):
+                 weights: str|None = None,
+                 size: int = 398 # pixels that it will read; a timm model is tried on one image of that size
+                ):
         super().__init__()
         self.ours = name in XCEPTIONS
         if self.ours:
@@ -36,10 +38,23 @@ class Guided(nn.Module):
         known = {f['module']: f['num_chs'] for f in self.net.feature_info}
         self.places = tuple(features) or tuple(known)[:2]
         for p in self.places: choice('features', p, tuple(known))
-        self.channels, self.widths = self.net.num_features, {p: known[p] for p in self.places}
+        self.channels, self.widths = None, {p: known[p] for p in self.places}
+        self.channels = self._tried(name, size)
         if weights is not None:
             from deepfakenb.models.backbones import fit
             fit(self.net, {k: v for k, v in read_tensors(weights).items() if not k.startswith(('fc.', 'classifier.', 'head.'))}, shown(weights))
+    def _tried(self, name, size): # width of what it gives; not every timm model's `num_features` says it
+        def maps(f):
+            if f.dim() == 4 and f.shape[1] in self.widths.values(): return f
+            raise UserError(f'backbone {name!r}: features {list(f.shape)} are no maps (B, C, H, W); choose a convolutional one', 2)
+        self.net.eval()
+        try:
+            with torch.no_grad(): out = self(torch.zeros(1, 3, size, size), dict.fromkeys(self.places, maps))
+        except (AssertionError, RuntimeError, ValueError) as e:
+            reason = str(e).splitlines()[0][:80].rstrip('.')
+            raise UserError(f'backbone {name!r}: does not read {size} px ({reason}); choose another size', 2) from None
+        finally: self.net.train()
+        return out.shape[-1]
     def forward(self, x: Tensor, # (B, 3, S, S)
                 change: dict # place -> function of its features
                ) -> Tensor: # (B, channels)
@@ -65,6 +80,7 @@ class LongDistanceDetector(DetectorModel):
                  grid: int = 14, patch: int = 16, dim: int = 768, spaces: int = 12, # of the attention, which reads grid·patch pixels
                  features: tuple = (), # where the spatial and the temporal part act
                  meet: str = 'groups', start: str = '1 + map', combine: str = 'groups', share_positions: bool = True, # see the table above
+                 residual_scale: float = 4., # that residuals are multiplied with
                  dropout: float = 0.,
                  weights: str|None = None, # file of the backbone's weights
                  vit: str|None = None # file of a ViT-B/16 in timm's names: patch projection and position embedding
@@ -73,17 +89,21 @@ class LongDistanceDetector(DetectorModel):
         self.keep(locals(), parts=list(parts), features=list(features), weights=None, vit=None)
         if not parts: raise UserError('parts: at least one of spatial, temporal', 2)
         for p in parts: choice('parts', p, PARTS)
-        self.parts, self.n, self.size, self.side = tuple(p for p in PARTS if p in parts), n, size, grid*patch
+        if n < 1: raise UserError(f'n = {n}: the temporal part needs at least one residual', 2)
+        self.parts, self.n, self.size, self.side, self.residual_scale = tuple(p for p in PARTS if p in parts), n, size, grid*patch, residual_scale
+        self.grid = grid
         self.frames = n+1 if 'temporal' in parts else 1
-        self.backbone = Guided(backbone, tuple(features), weights)
+        self.backbone = Guided(backbone, tuple(features), weights, size)
         place = dict(zip(PARTS, self.backbone.places))
         if len(self.backbone.places) < 2: raise UserError('features: name two places, for the spatial and the temporal part', 2)
+        if len(self.parts) > 1 and place['spatial'] == place['temporal']: raise UserError(f"features: both parts at {place['spatial']}; name two places", 2)
         o = dict(m=m, grid=grid, patch=patch, dim=dim, spaces=spaces)
         self.spatial = LongDistance(**o) if 'spatial' in parts else None
         self.temporal = LongDistance(images=n+1, combine=combine, positions=not share_positions, **o) if 'temporal' in parts else None
         self.place = {p: place[p] for p in self.parts}
         self.emphasis = nn.ModuleDict({p: Emphasis(m, self.backbone.widths[place[p]], meet=meet, start=start) for p in self.parts})
-        for part in filter(None, (self.spatial, self.temporal)): nn.init.constant_(part.final.bias, 1. if start == 'map' else 0.)
+        for p in self.parts:
+            if (bias := self.emphasis[p].bias) is not None: nn.init.constant_(getattr(self, p).final.bias, bias)
         self.dropout, self.head = nn.Dropout(dropout), nn.Linear(self.backbone.channels, 2)
         if vit is not None: self.load_vit(read_tensors(vit), shown(vit))
     def load_vit(self, state: dict, what: str = 'state_dict'):
@@ -93,6 +113,9 @@ class LongDistanceDetector(DetectorModel):
         for part in filter(None, (self.spatial, self.temporal)):
             own = part.project[0]
             if w.shape != own.weight.shape: raise UserError(f'{what}: patch projection {list(w.shape)} instead of {list(own.weight.shape)}; take patch=16, dim=768 for a ViT-B/16')
+            N, dim = self.grid**2, len(w)
+            if e.shape not in ((1, N, dim), (1, N+1, dim)):   # without or with a class token
+                raise UserError(f'{what}: position embedding {list(e.shape)} instead of {[1, N+1, dim]}; take a ViT that reads {self.side} px')
             with torch.no_grad():
                 own.weight.copy_(w); own.bias.copy_(b)
                 if part.positions is not None: part.positions.copy_(e[:, -part.positions.shape[1]:])
@@ -102,7 +125,7 @@ class LongDistanceDetector(DetectorModel):
             ) -> dict[str, Tensor]: # part -> (B, m, grid, grid)
         "The final maps of each part."
         seen = _resized(x, self.side)
-        return {p: self.spatial(seen[:, :1]) if p == 'spatial' else self.temporal(with_residuals(seen), self.lent) for p in self.parts}
+        return {p: self.spatial(seen[:, :1]) if p == 'spatial' else self.temporal(with_residuals(seen, self.residual_scale), self.lent) for p in self.parts}
     def detect(self, x):
         maps = self.maps(x)
         change = {self.place[p]: (lambda f, p=p: self.emphasis[p](f, maps[p])) for p in self.parts}
@@ -111,7 +134,7 @@ class LongDistanceDetector(DetectorModel):
 # %% ../../nbs/41_models.longdistance.ipynb #0aefb830
 def _resized(x: Tensor, size: int) -> Tensor: # (B, T, 3, H, W) -> (B, T, 3, size, size)
     if x.shape[-2:] == (size, size): return x
-    return F.interpolate(x.flatten(0, 1), (size, size), mode='bilinear', antialias=size < x.shape[-1], align_corners=False).unflatten(0, x.shape[:2])
+    return F.interpolate(x.flatten(0, 1), (size, size), mode='bilinear', antialias=size < max(x.shape[-2:]), align_corners=False).unflatten(0, x.shape[:2])
 
 @torch.no_grad()
 def latent_and_final(model: LongDistanceDetector, x: Tensor # (B, T, 3, H, W) in [0, 1]
@@ -119,4 +142,4 @@ def latent_and_final(model: LongDistanceDetector, x: Tensor # (B, T, 3, H, W) in
     "The maps that paper 2's figures show."
     seen = _resized(model.prepare(x), model.side)
     part = lambda layer, z, lent=None: dict(latent=layer.latent(z, lent), final=layer.final(layer.latent(z, lent)))
-    return {p: part(model.spatial, seen[:, :1]) if p == 'spatial' else part(model.temporal, with_residuals(seen), model.lent) for p in model.parts}
+    return {p: part(model.spatial, seen[:, :1]) if p == 'spatial' else part(model.temporal, with_residuals(seen, model.residual_scale), model.lent) for p in model.parts}
