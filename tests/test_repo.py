@@ -127,3 +127,14 @@ def test_make_explains_itself(root):
     r = run('make', cwd=root)
     assert r.returncode == 0
     for target in ('reproduce', 'test', 'lab', 'bench', 'export'): assert f'make {target}' in r.stdout
+
+def test_nobody_asks_which_task(root):
+    "Whatever differs between lists of edits and detection stands in `tasks`; nothing else asks which of them it has."
+    asks = re.compile(r"task\.name\s*[=!]=|isinstance\([^)]*(Sequence|Detection)\b|\['name'\]\s*[=!]=\s*'(video|seqdeepfake)'|tasks\.detection import")
+    for p in (root/'deepfakenb').rglob('*.py'):
+        if p.parent.name != 'tasks' and p.name != '_modidx.py': assert not asks.search(p.read_text()), f'{p.relative_to(root)}: {asks.search(p.read_text()).group()}'
+
+def test_tree_stays_small(root):
+    "Records, tables and figures of one paper took 31 MB once; pages and executed notebooks are built, not committed."
+    assert sum(p.stat().st_size for p in tracked(root)) < 40e6
+    assert not [p for p in tracked(root) if p.suffix == '.html']

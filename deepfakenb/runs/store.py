@@ -132,8 +132,7 @@ def add_test(self, test: TestSpec, device=None, root=None) -> dict: # facts
     if (facts := test_facts(self, test)) is not None: return facts
     answers, facts, fingerprint = self.spec.task.test(self.spec, self.model(), test, device or find_device(), root)
     facts = dict(facts, test=asdict(test), fingerprint=fingerprint, weights=self.weights_hash(), version=self.spec.task.version)
-    from deepfakenb.tasks.detection import write_answers
-    write_answers(_test_file(self, test), answers, facts)
+    self.spec.task.write(_test_file(self, test), answers, facts)
     return facts
 
 Run.tested, Run.add_test = tested, add_test

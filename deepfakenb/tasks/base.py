@@ -98,7 +98,7 @@ class Task(ABC):
     @abstractmethod
     def examine(self, spec, opened, folder: Path, history, device) -> tuple: "What the chosen epochs say about validation and test: (predictions, metrics)."
     @abstractmethod
-    def write(self, path: Path, predictions): "The predictions as a small Parquet file."
+    def write(self, path: Path, predictions, facts: dict|None = None): "The predictions as a small Parquet file; `facts` of a further test set in its own metadata."
     def read(self, path: Path): # DataFrame
         "The predictions back."
         import pandas as pd

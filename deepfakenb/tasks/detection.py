@@ -319,7 +319,7 @@ class Detection(VideoTask):
         frame = pd.concat(parts, ignore_index=True)
         metrics = {p['split'].iloc[0]: dict(level_scores(p.assign(score=1/(1+np.exp(-p['margin']))), model.level), **f) for p, f in zip(parts, facts)}
         return frame, dict(metrics, best_epoch=dict(best=int(history.loc[history['auc'].idxmax(), 'epoch'])), level=model.level, parameters=sum(p.numel() for p in model.parameters()))
-    def write(self, path, predictions): write_answers(path, predictions)
+    def write(self, path, predictions, facts=None): write_answers(path, predictions, facts)
     def read(self, path): return read_answers(path)
     def measure(self, metric, level='video'): return detection_measure(metric, level or 'video') if metric in scores_of.SCORES else None
     def headline(self, run):

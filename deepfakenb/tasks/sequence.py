@@ -172,7 +172,7 @@ class Sequence(Task):
         best = {n: int(history.loc[history[f'{n}_acc'].idxmax(), 'epoch']) for n in CHECKPOINTS}
         return predictions, dict(test=sequence_scores(predictions, 'test'), val=sequence_scores(predictions, 'val'), best_epoch=best,
                                  parameters=sum(p.numel() for p in chosen['fixed'].parameters()), images={s: len(r) for s, r in final.frames.items()})
-    def write(self, path, predictions): write_predictions(path, predictions)
+    def write(self, path, predictions, facts=None): write_predictions(path, predictions)
     def read(self, path): return read_predictions(path)
     def measure(self, metric, level=''): return MEASURES.get(metric)
     def headline(self, run): return {'Fixed-Acc': run.metrics['test']['fixed']['fixed_acc'], 'Adaptive-Acc': run.metrics['test']['adaptive']['adaptive_acc']}
