@@ -254,7 +254,7 @@ def _train(spec, kernel, roots, out, tests=()):
     "One run in a kernel; returns the reason of its failure, or None."
     folder = runs.unfinished_dir(spec, out)
     executed = folder.with_name(f'{spec.id}.ipynb')
-    parameters = dict(spec.parameters(), tests=[asdict(t) for t in tests], data_root=str(roots.get(data_key(spec), '')), out=str(out or ''))
+    parameters = dict(spec.parameters(), tests=json.loads(json.dumps([asdict(t) for t in tests])), data_root=str(roots.get(data_key(spec), '')), out=str(out or ''))
     try:
         run_notebook(TRAIN_NOTEBOOK, executed, parameters, kernel=kernel, out=out)
         adopt(spec, out)
