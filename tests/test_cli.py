@@ -66,7 +66,7 @@ def test_dry_run_writes_nothing(tmp_path, capsys):
 
 def test_unwritable_folder_is_told(tmp_path, capsys, monkeypatch):
     (tmp_path/'file').write_text('')
-    monkeypatch.setattr(rep, 'make_data', lambda specs, progress=None: ({}, {})); monkeypatch.setenv('DEEPFAKENB_QUIET', '1')
+    monkeypatch.setattr(rep, 'make_data', lambda specs, progress=None, tests=None: ({}, {})); monkeypatch.setenv('DEEPFAKENB_QUIET', '1')
     assert main(['reproduce', '--out', str(tmp_path/'file')]) == 1
     err = capsys.readouterr().err
     assert err.startswith('error: ') and err.count('\n') == 1 and 'cannot be written' in err
@@ -80,7 +80,7 @@ def test_reader_that_leaves_early():
 
 def test_a_failed_run_makes_exit_code_one(tmp_path, capsys, monkeypatch):
     from deepfakenb.runs import launch
-    monkeypatch.setattr(rep, 'make_data', lambda specs, progress=None: ({}, {}))
+    monkeypatch.setattr(rep, 'make_data', lambda specs, progress=None, tests=None: ({}, {}))
     monkeypatch.setattr(launch, 'launch', lambda tasks, out, roots, workers, tell: launch.Summary(trained=['a'], failed=dict(b='out of luck')))
     monkeypatch.setattr(rep, 'report', lambda order, protocols, progress: tmp_path/'smoke'/'index.html')
     assert main(['reproduce', '--out', str(tmp_path)]) == 1
@@ -96,7 +96,7 @@ STOPPED = textwrap.dedent('''
     from deepfakenb.cli import reproduce as rep
     from deepfakenb.cli.main import main
     launch.TRAIN_NOTEBOOK = Path(sys.argv[1])
-    rep.make_data = lambda specs, progress=None: ({}, {})
+    rep.make_data = lambda specs, progress=None, tests=None: ({}, {})
     sys.exit(main(['reproduce', '--out', sys.argv[2]]))
 ''')
 

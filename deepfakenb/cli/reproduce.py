@@ -81,8 +81,8 @@ class Progress:
         if self.bar: self.bar.stop()
 
 # %% ../../nbs/89_cli.reproduce.ipynb #606b8054
-def make_data(specs: list, progress=None) -> tuple[dict, dict]: # `data_key` -> root; -> fingerprint
-    "The datasets of some runs, generated where they do not exist."
+def make_data(specs: list, progress=None, tests: dict|None = None) -> tuple[dict, dict]: # `data_key` -> root; -> fingerprint
+    "The datasets of some runs and of their further test sets, generated where they do not exist."
     from deepfakenb.runs.launch import data_key
     roots, prints = {}, {}
     first = {data_key(s): s for s in reversed(specs)}
@@ -90,6 +90,9 @@ def make_data(specs: list, progress=None) -> tuple[dict, dict]: # `data_key` -> 
         if progress: progress.tell(i/len(first), f"data: {', '.join(k for k in key[1:] if k not in ('synthetic', 'real', 'official'))}")
         roots[key] = s.task.locate(s.data)
         prints[key] = s.task.open(s.data, roots[key]).fingerprint()
+    others = {s.task.key(t.data(s.data)): (s.task, t.data(s.data)) for s in specs for t in (tests or {}).get(s.id, ())}
+    for key, (task, data) in others.items():
+        if key not in roots: task.locate(data)
     return roots, prints
 
 def describe(tasks: list, gaps: dict) -> None:
@@ -152,7 +155,7 @@ def reproduce(order: Order # what to reproduce
     try:
         progress.begin('data', 'data')
         from deepfakenb.runs.launch import launch, plan
-        roots, prints = make_data(specs, progress)
+        roots, prints = make_data(specs, progress, further(order, protocols))
         progress.begin('runs', 'runs')
         summary = launch(plan(specs, order.out, prints, order.keep_stale, further(order, protocols)), order.out, roots, order.workers, progress.tell)
         return summary, None if order.shard else report(order, protocols, progress)

@@ -6,7 +6,7 @@ __all__ = ['CORES', 'SHARED', 'NARROW', 'STARTED', 'VIDEO', 'CLIP', 'narrow', 'r
 # %% ../../nbs/82_protocols.detectors.ipynb #51678641
 from dataclasses import replace
 from .base import Column, Row, Scale
-from ..runs.spec import TestSpec
+from ..data.readers.ffpp import CONTROLS
 from ..training.start import imagenet_file, start_name
 
 # %% ../../nbs/82_protocols.detectors.ipynb #918a8d5b
@@ -47,6 +47,7 @@ def detector_scale(preset, row, column, seeds=(0,), sizes: tuple = (64, 224)) ->
     size = row.data.get('size', sizes[0])
     if preset == 'smoke':
         if column.data.get('compression') != ['c23'] or column.data.get('methods') or column.data.get('dataset'): return 'not in smoke'
+        if column.test is not None and set(column.test.methods) & set(CONTROLS): return 'not in smoke: its videos hold no controls'
         return Scale(dict(rates(1e-3, 2), bs=8, steps=10), dict(preset='smoke', size=size, tested=2), args=args)
     train = dict(rates(epochs=6), bs=16) if clips else rates()
     return Scale(train, dict(preset='laptop', size=size, **(dict(per_video=2, tested=3) if clips else {})), seeds=seeds, args=args)

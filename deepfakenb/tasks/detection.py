@@ -254,8 +254,8 @@ class VideoTask(Task):
 # %% ../../nbs/78_tasks.detection.ipynb #6e03e056
 def workers() -> int:
     "Processes for making data: as many as there are cores."
-    import os
-    return max(1, os.cpu_count() or 1)
+    import os, sys
+    return max(1, os.cpu_count() or 1) if hasattr(sys.modules['__main__'], '__spec__') else 1   # a kernel whose variables were reset cannot spawn
 
 def every_method(root: Path, data: dict): # for `VideoIndex.read`
     "All manipulations that are there, controls among them; None where the layout has no such choice."
