@@ -138,3 +138,20 @@ def test_tree_stays_small(root):
     "Records, tables and figures of one paper took 31 MB once; pages and executed notebooks are built, not committed."
     assert sum(p.stat().st_size for p in tracked(root)) < 40e6
     assert not [p for p in tracked(root) if p.suffix == '.html']
+
+def test_notebooks_refuse_misspelt_parameters(root):
+    "Plain papermill sets any name; each notebook with parameters looks for itself."
+    for p in notebooks(root):
+        if p.parent.name in ('experiments', 'papers'):
+            code = [c.source for c in code_cells(nbformat.read(p, 4)) if 'parameters' not in c.metadata.get('tags', [])]
+            assert any('only_declared(globals())' in s for s in code), p.name
+
+def test_the_readme_example_runs(root):
+    code = re.search(r'```python\n(.*?)```', (root/'README.md').read_text(), re.S)[1]
+    r = run(sys.executable, '-c', code+'\nassert model.predict(images).sequences.shape == (4, 5)', cwd=root)
+    assert r.returncode == 0, r.stderr[-500:]
+
+def test_no_assertion_is_empty(root):
+    "A value that is compared with itself, behind `if False`, has hidden a wrong pin here once."
+    for p in notebooks(root):
+        for c in code_cells(nbformat.read(p, 4)): assert ' if False else ' not in c.source, f'{p.name}: {c.source[:60]!r}'

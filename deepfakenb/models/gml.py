@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from ..core import UserError
 from ..layers.attention import choice
-from ..layers.motion import BLOCKS, Folded, give_time, set_frames
+from ..layers.motion import BLOCKS, CSTM, Folded, give_time, set_frames
 from .base import DetectorModel
 from .xception import XCEPTIONS, Xception
 
@@ -103,7 +103,7 @@ def clues(model: GML, clip: Tensor, # (T, 3, H, W) in [0, 1]
     out = {}
     if blocks:
         x = seen['clip']
-        out['cstm'] = flat(super(type(blocks[-1]), blocks[-1]).folded(x) if hasattr(blocks[-1], 'parts') and type(blocks[-1]).__mro__[1].__name__ == 'CSTM' else blocks[-1].folded(x))[0]
+        out['cstm'] = flat(CSTM.folded(blocks[-1], x))[0]      # without motion
         if hasattr(blocks[-1], 'parts'): out['motion'], out['consistency'] = (flat(p)[0] for p in blocks[-1].parts(x))
     if 'anomaly' in seen: out['anomaly'] = flat(seen['anomaly'])
     return out
