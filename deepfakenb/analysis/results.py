@@ -163,7 +163,7 @@ def cells_of(table_id: str, # 'p1_table1' …
             runs = tuple(r for r in runs if r not in untested); said = said or f'trained, but not tested on {c.test.title} (its weights are not on this machine)'
         kinds |= {r.provenance['data_kind'] for r in runs}
         kind = c.specs[0].data['name'] if c.specs else 'seqdeepfake'
-        cells.append(Cell(c.row, c.column, c.metric, runs, len(found), said or (c.reason if not runs else None), kind, spec.level, c.test))
+        cells.append(Cell(c.row, c.column, c.metric, runs, len(found), said or (c.reason if not runs else None), kind, c.level, c.test))
     return spec, ' and '.join(sorted(kinds)) or 'none', cells
 
 # %% ../../nbs/83_analysis.results.ipynb #6aebc698

@@ -2,8 +2,9 @@
 
 # %% auto #0
 __all__ = ['COUNTS', 'fixed_counts', 'adaptive_counts', 'ratio', 'fixed_accuracy', 'adaptive_accuracy', 'exact_counts',
-           'found_set_counts', 'order_only_counts', 'order_pairs_counts', 'reverse', 'image_counts', 'position_counts',
-           'SequenceMetrics', 'majority_answer', 'majority_guess', 'chance_level']
+           'found_set_counts', 'order_only_counts', 'order_pairs_counts', 'reverse', 'label_counts', 'place_moments',
+           'determination', 'image_counts', 'position_counts', 'SequenceMetrics', 'majority_answer', 'majority_guess',
+           'chance_level']
 
 # %% ../../nbs/24_metrics.sequence.ipynb #af278045
 import torch
@@ -95,6 +96,32 @@ def reverse(x: Tensor # (B, 5) labels or predictions
     at = torch.arange(STEPS, device=x.device)
     length = torch.where(x != NA, at+1, 0).max(1, keepdim=True).values
     return torch.where(at < length, x.gather(1, (length-1-at).clamp(min=0)), NA)
+
+# %% ../../nbs/24_metrics.sequence.ipynb #p3m1aa
+def label_counts(pred: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    "Components rightly called edited or untouched, of all five (multi-label accuracy of paper 3)."
+    pred, label = _pair(pred, label)
+    ids = torch.arange(1, ACTIONS+1, device=pred.device)
+    def held(x): return (x[:, :, None] == ids).any(1)
+    right = (held(pred) == held(label)).sum(1)
+    return right, torch.full_like(right, ACTIONS)
+
+def place_moments(pred: Tensor, # (B, 5) predicted ids
+                  label: Tensor, # (B, 5) true ids
+                  component: int # an id, 1 to 5
+                 ) -> Tensor: # (B, 6): 1, o, r, o², r², o·r where the component was edited and found, else zeros
+    "What an image adds to the sums that R² is made of (paper 3, Table 4)."
+    pred, label = _pair(pred, label)
+    place = torch.arange(1, STEPS+1, dtype=torch.float64, device=pred.device)
+    o, r = (torch.where(x == component, place, STEPS+1).amin(1) for x in (pred, label))   # an answer may name it twice: the first counts
+    return torch.stack([torch.ones_like(o), o, r, o*o, r*r, o*r], -1)*((o <= STEPS) & (r <= STEPS))[:, None]
+
+def determination(moments # (…, 6) sums over images, array or tensor
+                 ): # (…) in [0, 1], NaN where a place never changes
+    "R² of true place on predicted place (paper 3, Table 4): squared correlation."
+    n, o, r, oo, rr, along = (moments[..., k] for k in range(6))
+    spread = (n*oo-o*o)*(n*rr-r*r)
+    return (n*along-o*r)**2/(spread+0*spread/(spread > 1e-9))   # 0/0: undefined
 
 # %% ../../nbs/24_metrics.sequence.ipynb #0a000395
 COUNTS = dict(fixed_acc=fixed_counts, adaptive_acc=adaptive_counts, exact_match=exact_counts, found_set=found_set_counts,

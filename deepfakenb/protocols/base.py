@@ -25,6 +25,7 @@ class Row:
     own: bool = False      # ours, not the paper's
     data: dict = field(default_factory=dict)  # added to the data, e.g. frames of a clip
     train: dict = field(default_factory=dict) # added to the training's options
+    filed: str = ''        # name under which its runs are filed, where they are another table's
 
 @dataclass(frozen=True)
 class Column:
@@ -35,6 +36,7 @@ class Column:
     own: bool = False      # ours, not the paper's
     test: object = None    # a `TestSpec`: tested there instead of on the training's own test split
     metrics: tuple = ()    # where they are not the table's
+    level: str = ''        # where it is not the table's
 
 @dataclass(frozen=True)
 class Scale:
@@ -54,6 +56,7 @@ class Cell:
     specs: tuple = ()
     reason: str|None = None
     test: object = None    # a `TestSpec`
+    level: str = ''        # of detection, or what the metric is about
     computed: object = None # function () -> `Estimate` of what needs no run, such as a cost
 
 # %% ../../nbs/82_protocols.base.ipynb #4e6dbb26
@@ -87,7 +90,7 @@ class TableSpec:
         data = {**self.data, 'source': source_of(preset), **column.data, **row.data, **scale.data}
         if preset == 'smoke' and data['source'] == 'real': data['limit'] = 480   # a moment's training, however large the dataset
         args, train = {**column.args, **row.args, **scale.args}, {**scale.train, **row.train}
-        specs = tuple(RunSpec(self.shared or self.paper, row.model, args, data, train, seed, preset) for seed in scale.seeds)
+        specs = tuple(RunSpec(row.filed or self.shared or self.paper, row.model, args, data, train, seed, preset) for seed in scale.seeds)
         return specs, 'needs a GPU' if scale.needs_gpu and not has_gpu() else None
     def cells(self, preset: str) -> list[Cell]:
         "All cells, in reading order; an unknown preset raises `UserError`."
@@ -97,7 +100,7 @@ class TableSpec:
             for c in self.columns:
                 for m in c.metrics or self.metrics:
                     value = self.computed and self.computed(preset, r, c, m)
-                    made.append(Cell(r.label, c.label, m, computed=value) if value else Cell(r.label, c.label, m, *self.cell(preset, r, c), c.test))
+                    made.append(Cell(r.label, c.label, m, computed=value) if value else Cell(r.label, c.label, m, *self.cell(preset, r, c), c.test, c.level or self.level))
         return made
 
 # %% ../../nbs/82_protocols.base.ipynb #16cb4313
@@ -126,7 +129,7 @@ class Protocol:
         return {k: tuple(v.values()) for k, v in out.items()}
 
 # %% ../../nbs/82_protocols.base.ipynb #b6cde043
-PAPERS = ('p1', 'p2', 'p4', 'p5')
+PAPERS = ('p1', 'p2', 'p3', 'p4', 'p5')
 
 def get(paper: str # 'p1' …
        ) -> Protocol:

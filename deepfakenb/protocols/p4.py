@@ -6,7 +6,7 @@ __all__ = ['PLAIN', 'SE', 'LATER', 'XCEPTION', 'MESO', 'METHODS', 'C23', 'METRIC
 
 # %% ../../nbs/82_protocols.p4.ipynb #fd00b7e1
 from .base import Column, Protocol, Row, TableSpec
-from .detectors import CLIP, CORES, SHARED, VIDEO, detector_scale, two
+from .detectors import CLIP, CORES, SHARED, STATISTICS, VIDEO, detector_scale, two
 from ..runs.spec import TestSpec
 
 def clip_row(label: str, model: str = 'resnet3d', own: bool = False, **options) -> Row: return Row(label, model, options, data=CLIP, own=own)
@@ -41,7 +41,7 @@ PLACEMENTS = {'1,2': (1, 2), '3,4': (3, 4), '1,2,3': (1, 2, 3), '1,2,4': (1, 2, 
 SE_IDENTITY = clip_row('3D ResNet (SE, gate starts at 1)', own=True, **SE, se_start='identity')
 TIMESFORMER = lambda label: Row(label, reason=LATER)
 TABLES = (
-    _table(1, 'All four manipulations', (MESO, XCEPTION, PLAIN, clip_row('3D ResNet (with SE)', **SE), nl('3D ResNet (non-local 1,2,4)', 1, 2, 4), nl('3D ResNet (non-local 4,4)', *FOUR), nl('3D ResNet (non-local 1,2,3,4)', 1, 2, 3, 4), TIMESFORMER('TimeSformer'), SE_IDENTITY), (*ALL, TIME)),
+    _table(1, 'All four manipulations', (MESO, XCEPTION, PLAIN, clip_row('3D ResNet (with SE)', **SE), nl('3D ResNet (non-local 1,2,4)', 1, 2, 4), nl('3D ResNet (non-local 4,4)', *FOUR), nl('3D ResNet (non-local 1,2,3,4)', 1, 2, 3, 4), TIMESFORMER('TimeSformer'), SE_IDENTITY, *STATISTICS), (*ALL, TIME)),
     _table(2, 'Where non-local blocks are placed, one manipulation at a time', tuple(nl(f'3D ResNet (Non-local {k})', *p) for k, p in PLACEMENTS.items()), settings(alone)),
     _table(3, 'TimeSformer: joint and dissociated', (TIMESFORMER('TimeSformer (Joint)'), TIMESFORMER('TimeSformer (Dissociated)')), settings(alone)),
     _table(4, 'One manipulation at a time', (MESO, XCEPTION, PLAIN, clip_row('3D ResNet (SE)', **SE), nl('3D ResNet (non-local 1,2,3,4)', 1, 2, 3, 4), TIMESFORMER('TimeSformer')), settings(alone)),

@@ -6,7 +6,7 @@ __all__ = ['LATER', 'R3D', 'OURS', 'COMBINATIONS', 'C23', 'SETS', 'ON', 'OWN', '
 # %% ../../nbs/82_protocols.p5.ipynb #abbc1f67
 from dataclasses import replace
 from .base import Column, Protocol, Row, TableSpec
-from .detectors import CLIP, CORES, SHARED, VIDEO, detector_scale
+from .detectors import CLIP, CORES, SHARED, STATISTICS, VIDEO, detector_scale
 from ..runs.spec import TestSpec
 
 def gml(label: str, block: str|None = None, anomaly: bool = False, **options) -> Row: return Row(label, 'gml', dict(block=block, anomaly=anomaly, **options), data=CLIP)
@@ -30,5 +30,5 @@ TABLES = (
            (Column('FF++', data=C23, test=SING), Column('DFO', data=dict(dataset='deeperforensics'), test=TestSpec(distortion='sing')), Column('FF++'+CORES, data=C23, own=True, test=SING)), ('ACC', 'AUC')),
     _table(2, 'Tested on Celeb-DF', (gml('Xception'), Row('F3-Net', reason=LATER), Row('Effb4', 'efficientnet-b4'), Row('Matt', 'multi-attentional-detector'), OURS),
            (Column('FF++', data=C23, test=SETS['CDF']), Column('CDF', data=dict(dataset='celebdf')), Column('FF++'+CORES, data=C23, own=True, test=SETS['CDF'])), ('AUC',)),
-    _table(3, 'Blocks, branch and losses', COMBINATIONS, (*ON['DFO'], *ON['CDF'], OWN, *ORDERS), ('AUC',)))
+    _table(3, 'Blocks, branch and losses', (*COMBINATIONS, *STATISTICS), (*ON['DFO'], *ON['CDF'], OWN, *ORDERS), ('AUC',)))
 protocol = Protocol('p5', {t.id: t for t in TABLES}, notebook='papers/p5.ipynb')

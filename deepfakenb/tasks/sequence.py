@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['STEPS', 'CHECKPOINTS', 'GUESSES', 'MEASURES', 'task', 'SeqData', 'prediction_frame', 'write_predictions',
            'read_predictions', 'sequence_scores', 'split_predictions', 'ids', 'counts', 'sequence_measure',
-           'difference', 'Sequence']
+           'label_measure', 'order_measure', 'difference', 'Sequence']
 
 # %% ../../nbs/78_tasks.sequence.ipynb #acc0f13b
 import time
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from ..core import UserError, atomic
 from .base import Estimate, Measure, Task, data_kind, data_root
+from ..vocab import ACTIONS, TRACKS
 
 # %% ../../nbs/78_tasks.sequence.ipynb #ab47b69a
 @dataclass(frozen=True)
@@ -119,7 +120,44 @@ def sequence_measure(checkpoint: str # 'fixed' or 'adaptive'
         return {k: Estimate(v, v, v, len(test), 0) for k, v in values.items()}
     return Measure(of_runs, guesses, lambda a, b, test=None: difference(a, b, checkpoint))
 
-MEASURES = {'Fixed-Acc': sequence_measure('fixed'), 'Adaptive-Acc': sequence_measure('adaptive')}
+def label_measure() -> Measure:
+    "Multi-label accuracy (paper 3) of the answers behind Fixed-Acc; the guess calls each component what most validation images say."
+    def parts(runs):
+        import numpy as np
+        from deepfakenb.metrics.sequence import label_counts
+        counts(runs, 'fixed')   # the same images
+        tables = [split_predictions(r) for r in runs]
+        got = [label_counts(ids(t['prediction_fixed']), ids(t['label'])) for t in tables]
+        return tuple(np.stack([g[k].numpy() for g in got]) for k in (0, 1))
+    def of_runs(runs, test=None):
+        from deepfakenb.metrics.intervals import seeds_and_images
+        right, slots = parts(runs)
+        return Estimate(*seeds_and_images(right, slots), right.shape[1], right.shape[0])
+    def guesses(run, test=None):
+        val, held_out = (ids(split_predictions(run, s)['label']) for s in ('val', 'test'))
+        share = [[float((x == i).any(1).double().mean()) for i in range(1, ACTIONS+1)] for x in (val, held_out)]
+        v = 100*sum(t if s > .5 else 1-t for s, t in zip(*share))/ACTIONS
+        return {GUESSES[1]: Estimate(v, v, v, len(held_out), 0)}
+    def differ(a, b, test=None):
+        from deepfakenb.metrics.intervals import seeds_and_images_difference
+        return seeds_and_images_difference(*parts(a), *parts(b))
+    return Measure(of_runs, guesses, differ)
+
+def order_measure(component: int # an id, 1 to 5
+                 ) -> Measure:
+    "R² of a component's true place on the place given to it (paper 3, Table 4), over images where it was edited and found."
+    def of_runs(runs, test=None):
+        import numpy as np
+        from deepfakenb.metrics.intervals import seeds_and_images_of
+        from deepfakenb.metrics.sequence import determination, place_moments
+        counts(runs, 'fixed')   # the same images
+        tables = [split_predictions(r) for r in runs]
+        m = np.stack([place_moments(ids(t['prediction_fixed']), ids(t['label']), component).numpy() for t in tables])
+        found = ' and '.join(f'{n:.0f}' for n in m[:, :, 0].sum(1))
+        return Estimate(*seeds_and_images_of(m, determination), int(m[:, :, 0].any(0).sum()), len(runs), note=f'edited and found in {found} images')
+    return Measure(of_runs)
+
+MEASURES = {'Fixed-Acc': sequence_measure('fixed'), 'Adaptive-Acc': sequence_measure('adaptive'), 'Ranking Acc': sequence_measure('fixed'), 'Multi-label Acc': label_measure()}
 
 def difference(a, # finished runs of one method, one a seed
                b, # of another, tested on the same images
@@ -174,7 +212,7 @@ class Sequence(Task):
                                  parameters=sum(p.numel() for p in chosen['fixed'].parameters()), images={s: len(r) for s, r in final.frames.items()})
     def write(self, path, predictions, facts=None): write_predictions(path, predictions)
     def read(self, path): return read_predictions(path)
-    def measure(self, metric, level=''): return MEASURES.get(metric)
+    def measure(self, metric, level=''): return order_measure(TRACKS['components'].index(level.lower())) if metric == 'R2' else MEASURES.get(metric)
     def headline(self, run): return {'Fixed-Acc': run.metrics['test']['fixed']['fixed_acc'], 'Adaptive-Acc': run.metrics['test']['adaptive']['adaptive_acc']}
 
 task = Sequence()
