@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['Interval', 'bootstrap', 'bootstrap_difference', 'seeds_and_images', 'seeds_and_images_difference',
-           'seeds_and_images_of']
+           'seeds_and_images_of', 'seeds_and_images_difference_of']
 
 # %% ../../nbs/25_metrics.intervals.ipynb #18241791
 from typing import NamedTuple
@@ -108,3 +108,16 @@ def seeds_and_images_of(moments, # (R, B, K) what each image adds to K sums, one
         scores = np.concatenate([score(np.stack([w@run for run in m], 1)) for w in _weights(rng, n, m.shape[1])])   # (n, R)
         if runs > 1: scores = np.take_along_axis(scores, rng.integers(0, runs, (n, runs-1)), 1)
         return _percentiles(score(m.sum(1)).mean(), scores.mean(1), level)
+
+def seeds_and_images_difference_of(a, b, # (R, B, K) and (R', B, K) sums of two methods, the same images
+                                   score, *, n: int = 1000, seed: int = 0, level: float = .95 # as `seeds_and_images_of`
+                                  ) -> Interval: # in the score's own unit, first minus second
+    "As `seeds_and_images_difference`, for scores of several sums."
+    a, b = (np.asarray(x, dtype=np.float64) for x in (a, b))
+    if a.ndim != 3 or b.ndim != 3 or a.shape[1] != b.shape[1]: raise ValueError(f'shapes {a.shape} and {b.shape}: runs × the same images × sums are needed')
+    rng = np.random.default_rng(seed)
+    def drawn(s): return s if s.shape[1] == 1 else np.take_along_axis(s, rng.integers(0, s.shape[1], (len(s), s.shape[1]-1)), 1)
+    with np.errstate(invalid='ignore', divide='ignore'):
+        parts = [[score(np.stack([w@run for run in m], 1)) for m in (a, b)] for w in _weights(rng, n, a.shape[1])]
+        first, second = (np.concatenate(x) for x in zip(*parts))
+        return _percentiles(score(a.sum(1)).mean()-score(b.sum(1)).mean(), drawn(first).mean(1)-drawn(second).mean(1), level)

@@ -53,7 +53,7 @@ class Table:
         if self.reads: said.append(self.reads)
         if self.visible:
             low, high = min(self.visible.values()), max(self.visible.values())
-            said.append(f"Smallest difference of two methods that could be seen: {number(low, 1)}{f' to {number(high, 1)}' if f'{high:.1f}' != f'{low:.1f}' else ''} percentage points.")
+            said.append(f"Smallest difference of two methods that could be seen: {number(low, 1)}{f' to {number(high, 1)}' if f'{high:.1f}' != f'{low:.1f}' else ''} percentage points." if high > .5 else f'Smallest difference of two methods that could be seen: {number(high, 2)}.')
         if self.preset == 'smoke': said.append('SMOKE RUNS ARE NOT MEANINGFUL: they show that the machinery works.')
         if self.data == 'synthetic': said.append('Our data are synthetic (rendered faces), not the paper’s: Δ compares data as much as methods.')
         return ' '.join([*said, 'Validation selects the checkpoint; the test split is read once, at the end.'])
