@@ -16,7 +16,7 @@ from ..layers.observed import Observed
 from ..layers.positions import SinePositions
 from ..losses.contrastive import REGULARITY, mil_loss, probability, regularity_loss
 from ..losses.contrastive import similarity_matrix, sorted_similarities, strongest, values_of_k
-from ..losses.ranking import READINGS, bce_loss, rank_targets, ranked_answer, ranking_loss
+from ..losses.ranking import RANKINGS, bce_loss, pairwise_loss, rank_targets, ranked_answer, ranking_loss
 from .backbones import BACKBONES, Backbone, fit, read_tensors
 from .base import DetectorModel
 from .decoding import Decoded
@@ -227,7 +227,8 @@ class ContrastiveMIL:
             terms['regularity'] = torch.where(fake, 0, out['regularity'])
         if o['lambda1'] and BCE[o['bce']]: terms['bce'] = o['lambda1']*sum(bce_loss(out[s], edited) for s in BCE[o['bce']])
         if ranks is not None and o['lambda2']:
-            terms['ranking'] = o['lambda2']*ranking_loss(out['fused'], edited, ranks, o['alpha'], o['reading'])
+            rank = pairwise_loss(out['fused'], edited, ranks, o['alpha']) if o['reading'] == 'pairs' else ranking_loss(out['fused'], edited, ranks, o['alpha'], o['reading'])
+            terms['ranking'] = o['lambda2']*rank
         return terms
 
 def others(S: Tensor # (B, N, N)
@@ -256,11 +257,11 @@ class ContrastiveRanking(ContrastiveMIL, SequenceModel):
                  reg: str = 'mean', # ℓ_Reg over the pairs: 'mean', 'sum' (as printed), 'none'
                  contrastive: bool = True, bce: str = 'both', streams: str = 'both', # L_CLS; of `BCE`; of `STREAMS`
                  lambda1: float = 1., lambda2: float = 1., alpha: float = 1., # of Eqs. 15 and 14
-                 reading: str = 'predicted', # of Eq. 14: 'predicted', 'literal'
+                 reading: str = 'predicted', # of Eq. 14: 'predicted', 'literal'; or 'pairs', not in the paper
                  weights: str|None = None, frozen: bool|None = None # of the backbone
                 ):
         super().__init__()
-        choice('reading', reading, READINGS)
+        choice('reading', reading, RANKINGS)
         self.put(locals(), ACTIONS)
     def teacher(self, labels): return (), labels
     def forward(self, images: Tensor # float (B, 3, S, S)
