@@ -38,7 +38,7 @@ CLIP = dict(frames=8)                          # of rows that read clips
 
 def of_clips(row: Row, column: Column|None = None) -> bool: return {**(column.data if column else {}), **row.data}.get('frames', 1) >= 8
 
-def detector_scale(preset, row, column, seeds=(0,), sizes: tuple = (64, 224)) -> Scale|str: # sizes: px on two cores, px of the paper
+def detector_scale(preset, row, column, seeds=(0, 1, 2), sizes: tuple = (64, 224)) -> Scale|str: # sizes: px on two cores, px of the paper
     "What a cell is trained with in a preset, or why it is not."
     own = column.label.endswith(CORES)
     if preset == 'paper':
