@@ -39,7 +39,7 @@ def where_figure(lines: list[dict] # of `analysis.attention.where_it_looks`
                 ): # figure
     "Lift in the forged region, on forgeries (filled) and on their originals (open), by attention and manipulation."
     names, methods = list(dict.fromkeys(l['attention'] for l in lines)), list(dict.fromkeys(l['method'] for l in lines))
-    fig, axes = new_figure('double', .55+.19*len(methods), ncols=len(names), sharey=True, squeeze=False)
+    fig, axes = new_figure('double', .95+.24*len(methods), ncols=len(names), sharey=True, squeeze=False)
     for ax, name in zip(axes[0], names):
         for k, m in enumerate(reversed(methods)):
             l = next(l for l in lines if (l['attention'], l['method']) == (name, m))
@@ -47,7 +47,7 @@ def where_figure(lines: list[dict] # of `analysis.attention.where_it_looks`
                 ax.plot([v.low, v.high], [k+dy]*2, color=palette()[0] if full else PALE, lw=1.2)
                 ax.plot(v.mean, k+dy, 'o', ms=4, color=palette()[0] if full else PALE, mfc=palette()[0] if full else 'white', label=None if k else 'forged' if full else 'same place of the original')
         ax.axvline(1, color=PALE, ls=':', lw=.8); ax.set_title(name, fontsize=7.5); ax.grid(axis='y', visible=False); ax.set_xlabel('lift (1: an even map)')
-    axes[0][0].set_yticks(range(len(methods)), list(reversed(methods)))
+    axes[0][0].set_yticks(range(len(methods)), list(reversed(methods))); axes[0][0].set_ylim(-.5, len(methods)-.5)
     fig.legend(*axes[0][0].get_legend_handles_labels(), loc='outside upper right', ncols=2)
     return fig
 
@@ -55,14 +55,14 @@ def planted_figure(lines: list[dict] # of `analysis.attention.planted`
                   ): # figure
     "Change of the share of heat inside a planted defect, in percent of its area's share."
     names, defects = list(dict.fromkeys(l['attention'] for l in lines)), list(dict.fromkeys(l['defect'] for l in lines))
-    fig, ax = new_figure('single', .5+.28*len(defects)*max(1, len(names)/2))
+    fig, ax = new_figure('single', .95+.34*len(defects))
     for j, (name, colour) in enumerate(zip(names, palette(len(names)))):
         for k, d in enumerate(reversed(defects)):
             l = next(l for l in lines if (l['attention'], l['defect']) == (name, d))
             m, y = l['more'], k+.5*(j-(len(names)-1)/2)/len(names)
             low, mean, high = (100*x/l['area'] for x in (m.low, m.mean, m.high))
             ax.plot([low, high], [y, y], color=colour, lw=1.3); ax.plot(mean, y, 'o', ms=4, color=colour, label=None if k else name)
-    ax.axvline(0, color=PALE, ls=':', lw=.8); ax.set_yticks(range(len(defects)), list(reversed(defects))); ax.grid(axis='y', visible=False)
+    ax.axvline(0, color=PALE, ls=':', lw=.8); ax.set_yticks(range(len(defects)), list(reversed(defects))); ax.set_ylim(-.5, len(defects)-.5); ax.grid(axis='y', visible=False)
     ax.set_xlabel('heat inside, after − before, % of an even map’s')
     fig.legend(*ax.get_legend_handles_labels(), loc='outside upper right', ncols=min(2, len(names)))
     return fig
@@ -85,7 +85,7 @@ def clip_figure(clips: dict, # name of a clip -> (frames (T, S, S, 3) uint8, map
             side = pictures.shape[1]
             ax.imshow(pictures[t]) if kind is None else ax.imshow(maps[kind][t], cmap='inferno', vmin=0, vmax=scale[kind], extent=(0, side, side, 0))
             if region is not None and region.any(): at = (np.arange(len(region))+.5)*side/len(region); ax.contour(at, at, region, [.5], colors='#00e0e0', linewidths=.7)
-        line[0].set_ylabel(kind or name, fontsize=7); line[0].set_title(f'{name}' if kind is None else '', fontsize=7, loc='left', fontweight='normal')
+        line[0].set_ylabel(kind or '', fontsize=7); line[0].set_title(f'{name}' if kind is None else '', fontsize=7, loc='left', fontweight='normal')
     for ax in axes.flat:
         if not ax.images: ax.set_axis_off()
     return fig
