@@ -130,9 +130,9 @@ def real_faces(run, n: int = 240 # at most
     import pandas as pd
     from deepfakenb.data.images import open_image
     spec = run.spec
-    opened = spec.task.open(spec.data)
     made = sorted(generated_dir().glob(f"{spec.data['dataset']}-{spec.data['preset']}-*/truth.parquet"))
     if not made: raise UserError(f"{spec.data['dataset']}: no truth.parquet beside the videos; planting needs the true landmarks, which real data do not have")
+    opened = spec.task.open(spec.data)
     f = opened.faces.frame
     f = f[(f['split'] == 'test') & (f['label'] == 0)]
     some = f.groupby('video').nth([5, 20]).reset_index(drop=True).iloc[:n]

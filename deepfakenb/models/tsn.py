@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['FRAME_NETWORKS', 'MODALITIES', 'CONSENSUS', 'for_stack', 'frame_network', 'TSN']
 
-# %% ../../nbs/60_models.tsn.ipynb #05c4dfee
+# %% ../../nbs/60_models.tsn.ipynb #d618e3fe
 import torch
 from torch import Tensor, nn
 from ..core import UserError, shown
@@ -14,7 +14,7 @@ from .drn import IMAGENET
 from .xception import XCEPTIONS, Xception, published
 from .xceptiondetector import of_backbone
 
-# %% ../../nbs/60_models.tsn.ipynb #ec4e63e1
+# %% ../../nbs/60_models.tsn.ipynb #5447e8d0
 FRAME_NETWORKS = (*BACKBONES, *XCEPTIONS)
 MODALITIES, CONSENSUS = ('rgb', 'difference'), ('average', 'max', 'weighted')
 
@@ -44,7 +44,7 @@ def frame_network(name: str, # of `FRAME_NETWORKS`
         fit(net, state, shown(weights))
     return net, net.channels if name in XCEPTIONS else [m for m in net.modules() if isinstance(m, nn.Conv2d)][-1].out_channels, scale
 
-# %% ../../nbs/60_models.tsn.ipynb #a5b4fa32
+# %% ../../nbs/60_models.tsn.ipynb #e881deeb
 class TSN(DetectorModel):
     "Temporal Segment Network (Wang et al. 2016): a frame network and a consensus of its logits; wrong options or weights raise `UserError`."
     name = 'tsn'

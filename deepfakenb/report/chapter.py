@@ -43,7 +43,7 @@ class Chapter:
     def hole(self, what: str, why: str):
         "Say in one sentence what is not here and why."
         from IPython.display import Markdown, display
-        display(Markdown(f'> **Not here: {what}.** {why[:1].upper()+why[1:]}.'))
+        display(Markdown(f"> **Not here: {what}.** {why if '/' in why.split()[0] else why[:1].upper()+why[1:]}."))
     def keep(self, fig, id: str, caption: str, runs=()):
         "Show a figure, and save it where this chapter writes; `runs`: those that it shows."
         kinds = ' and '.join(sorted({r.provenance['data_kind'] for r in runs})) or None
@@ -54,6 +54,7 @@ class Chapter:
         runs = [r for r in runs if r]
         if not runs: return self.hole(figure_title(id), f'its runs were not made; {self.how}')
         try:
+            for r in runs: r.weights()                  # before anything is made
             with theme(): fig = draw()
         except UserError as why:
             path, facts = self.kept/f'{id}.png', {}
@@ -75,3 +76,9 @@ class Chapter:
         lines = judge(self.paper, self.preset, self.out)
         self.judged = lines
         return pd.DataFrame(claim_rows(lines)).set_index('no.').style.set_properties(**{'text-align': 'left'})
+    def empty(self): # Markdown
+        "Numbers that have none of ours beside them, counted by reason."
+        from collections import Counter
+        from IPython.display import Markdown
+        said = Counter(l['note'] for t in self.tables.values() for l in t.lines if l['note'] and l['ours'] is None)
+        return Markdown('Numbers without one of ours beside them, by reason:\n\n'+'\n'.join(f'- {n}: {why}' for why, n in said.most_common()))
