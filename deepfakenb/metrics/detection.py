@@ -146,13 +146,15 @@ def pair_interval(metric: str, # of `SCORES`, or a function (labels, scores, wei
 
 def pair_difference(metric: str, labels, a, # (R, N) scores of the first method
                     b, # (R', N) of the second, on the same samples
-                    pairs, *, n: int = 1000, seed: int = 0, level: float = .95) -> Interval: # percentage points, first minus second
-    "Difference of two methods with its interval: pairs shared, seeds of each redrawn on their own."
+                    pairs, *, same_runs: bool = False, # a and b are answers of the same runs, e.g. to changed samples
+                    n: int = 1000, seed: int = 0, level: float = .95) -> Interval: # percentage points, first minus second
+    "Difference of two methods with its interval: pairs shared, seeds of each redrawn on their own, or together where the runs are the same."
     f, w, rng = SCORES.get(metric, metric), _draws(pairs, n, seed), np.random.default_rng(seed+1)
     a, b = np.atleast_2d(a), np.atleast_2d(b)
-    drawn = [_over_seeds(np.stack([f(labels, row, w) for row in s], 1), rng) for s in (a, b)]
+    drawn = [np.stack([f(labels, row, w) for row in s], 1) for s in (a, b)]
+    draws = _over_seeds(drawn[0]-drawn[1], rng) if same_runs else _over_seeds(drawn[0], rng)-_over_seeds(drawn[1], rng)
     mean = np.mean([f(labels, row)[0] for row in a]) - np.mean([f(labels, row)[0] for row in b])
-    return _interval(mean, drawn[0]-drawn[1], level)
+    return _interval(mean, draws, level)
 
 # %% ../../nbs/26_metrics.detection.ipynb #c09a5c70
 def delong(labels, a, b) -> tuple[float, float]: # difference of the AUCs in percentage points, two-sided p
