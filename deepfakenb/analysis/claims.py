@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['LEVEL', 'RECORD', 'Claim', 'claims', 'printed', 'Comparison', 'compare', 'verdict', 'judge', 'claim_rows',
-           'write_claims', 'stale']
+           'write_claims', 'read_claims', 'stale']
 
 # %% ../../nbs/83_analysis.claims.ipynb #c0213d6
 import csv, math
@@ -127,19 +127,25 @@ def claim_rows(lines: list[dict] # of `judge`
     return [{'no.': l['id'], 'claim': l['claim'], 'the paper’s numbers': '; '.join(f'{d:+g}' for d in l['printed'])+(' (against it)' if min(l['printed']) <= 0 else ''),
              'the benchmark': '; '.join(text(x) for x in l['differences']), 'seeds': l['seeds'] or '—', 'verdict': l['verdict'], 'table': l['table']} for l in lines]
 
-RECORD = ('id', 'verdict', 'evidence')
+RECORD = ('no.', 'claim', 'the paper’s numbers', 'the benchmark', 'seeds', 'verdict', 'table', 'evidence', 'runs')
 
 def write_claims(lines: list[dict], path: Path) -> Path:
-    "The record of verdicts: id, verdict, fingerprint of the runs."
+    "The record of verdicts: what `claim_rows` says, the runs and their fingerprint."
     with atomic(path) as tmp, open(tmp, 'w', encoding='utf8', newline='') as f:
-        w = csv.DictWriter(f, [*RECORD, 'runs'], lineterminator='\n'); w.writeheader()
-        w.writerows({**{k: l[k] for k in RECORD}, 'runs': ' '.join(l['runs'])} for l in lines)
+        w = csv.DictWriter(f, RECORD, lineterminator='\n'); w.writeheader()
+        w.writerows({**r, 'evidence': l['evidence'], 'runs': ' '.join(l['runs'])} for r, l in zip(claim_rows(lines), lines))
     return path
+
+def read_claims(path: Path) -> list[dict]: # of `RECORD`
+    "A record of verdicts; a missing or damaged one raises `UserError`."
+    if not path.is_file(): raise UserError(f'{shown(path)}: no such record; make it with deepfakenb reproduce --preset {path.parent.name}')
+    with open(path, encoding='utf8', newline='') as f: rows = list(csv.DictReader(f))
+    if any(set(r) != set(RECORD) or None in r.values() for r in rows): raise UserError(f'{shown(path)}: damaged; make it anew with deepfakenb reproduce --preset {path.parent.name}')
+    return rows
 
 def stale(path: Path, # of `write_claims`
           lines: list[dict] # of `judge`, today
          ) -> list[str]: # ids
     "Claims whose recorded verdict was read from other runs than today's, or that are not recorded."
-    if not path.is_file(): raise UserError(f'{shown(path)}: no such record; make it with deepfakenb reproduce --preset {path.parent.name}')
-    with open(path, encoding='utf8', newline='') as f: old = {r['id']: r for r in csv.DictReader(f)}
+    old = {r['no.']: r for r in read_claims(path)}
     return [l['id'] for l in lines if l['id'] not in old or old[l['id']]['evidence'] != l['evidence']]

@@ -94,17 +94,17 @@ def front(points: list[tuple[float, float]] # (cost, score)
 
 def front_figure(points: list[dict] # name, cost (millions of multiply-adds), ours, low, high
                 ): # figure
-    "Cost against score, with the front."
-    fig, ax = new_figure('double', 3.6)
-    at = [(p['cost'], p['ours']) for p in points]
+    "Cost against score, with the front; names in a list beside it, each with a line to its point."
+    height = max(3., .4+.125*len(points))
+    fig, axes = new_figure('double', height, ncols=2, width_ratios=(1.7, 1))
+    (ax, names), at = axes, [(p['cost'], p['ours']) for p in points]
     edge = front(at)
-    ax.step([at[i][0] for i in edge], [at[i][1] for i in edge], where='post', color=PALE, lw=1)
-    for i, p in enumerate(points):
-        colour = palette()[0] if i in edge else PALE
+    ax.step([at[i][0] for i in edge], [at[i][1] for i in edge], where='post', color=palette()[0], lw=1, alpha=.6)
+    names.set_axis_off(); names.set(xlim=(0, 1), ylim=(-.5, len(points)-.5))
+    for k, i in enumerate(sorted(range(len(points)), key=lambda i: points[i]['ours'])):
+        p, colour = points[i], palette()[0] if i in edge else PALE
         ax.plot([p['cost']]*2, [p['low'], p['high']], color=colour, lw=.8); ax.plot(p['cost'], p['ours'], 'o', color=colour, ms=4)
-    top = -np.inf
-    for i in sorted(range(len(points)), key=lambda i: points[i]['ours']):     # names beside the points, kept apart
-        top = max(points[i]['ours'], top+1.9)
-        ax.text(points[i]['cost']*1.12, top, points[i]['name'], fontsize=7, va='center', color=INK if i in edge else PALE)
-    ax.set_xscale('log'); ax.set_xlim(min(c for c, _ in at)*.7, max(c for c, _ in at)*12); ax.set(xlabel='multiply-adds of one answer, millions', ylabel='AUC, % (95 % interval)')
+        names.text(.06, k, f"{p['name']}  {p['ours']:.1f}", fontsize=7, va='center', color=INK if i in edge else PALE, fontweight='bold' if i in edge else 'normal')
+        ax.annotate('', at[i], (.05, k), 'data', names.transData, arrowprops=dict(arrowstyle='-', color=colour, lw=.35, alpha=.55), annotation_clip=False)
+    ax.set_xscale('log'); ax.set(xlabel='multiply-adds of one answer, millions', ylabel='AUC, % (95 % interval)')
     return fig

@@ -4,7 +4,7 @@
 __all__ = ['INFLATIONS', 'EDGES', 'MIXED', 'POOLS', 'STEMS', 'NETWORKS', 'BRANCHES', 'inflate', 'padded', 'Unit', 'pooled',
            'Mixed', 'InceptionBody', 'of_googlenet', 'I3D']
 
-# %% ../../nbs/50_models.i3d.ipynb #e5a6a370
+# %% ../../nbs/50_models.i3d.ipynb #1adadc4d
 import re
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from .base import DetectorModel
 from .resnet3d import inflated
 from .xceptiondetector import of_backbone
 
-# %% ../../nbs/50_models.i3d.ipynb #c3ad37e1
+# %% ../../nbs/50_models.i3d.ipynb #37164688
 INFLATIONS, EDGES = ('average', 'centre'), ('zero', 'repeat')
 
 def inflate(state: dict, # names → tensors of a 2-D network, or of a 3-D one
@@ -42,7 +42,7 @@ def padded(x: Tensor, # (B, C, T, H, W)
     if not any(p % 2 for p in total): return x, tuple(p//2 for p in total)
     return F.pad(x, [e for p in reversed(total) for e in (p//2, p-p//2)]), (0, 0, 0)
 
-# %% ../../nbs/50_models.i3d.ipynb #61f29538
+# %% ../../nbs/50_models.i3d.ipynb #ee394d88
 MIXED = {'3b': (64, 96, 128, 16, 32, 32), '3c': (128, 128, 192, 32, 96, 64), '4b': (192, 96, 208, 16, 48, 64), '4c': (160, 112, 224, 24, 64, 64),   # channels of
          '4d': (128, 128, 256, 24, 64, 64), '4e': (112, 144, 288, 32, 64, 64), '4f': (256, 160, 320, 32, 128, 128),                                 # b0, b1a, b1b,
          '5b': (256, 160, 320, 32, 128, 128), '5c': (384, 192, 384, 48, 128, 128)}                                                                  # b2a, b2b, b3b
@@ -57,8 +57,10 @@ class Unit(nn.Module):
         self.conv3d, self.bn, self.edges = nn.Conv3d(a, b, kernel, stride, bias=False), nn.BatchNorm3d(b, eps=1e-3, momentum=momentum), edges
         nn.init.kaiming_normal_(self.conv3d.weight, mode='fan_out', nonlinearity='relu')
     def forward(self, x):
-        x, padding = padded(x, self.conv3d.kernel_size, self.conv3d.stride, self.edges)
-        return self.bn(F.conv3d(x, self.conv3d.weight, None, self.conv3d.stride, padding)).relu()
+        w, kernel, stride = self.conv3d.weight, self.conv3d.kernel_size, self.conv3d.stride
+        if kernel == (1, 1, 1): return self.bn(F.conv2d(x.flatten(3), w[..., 0]).unflatten(3, x.shape[3:])).relu()   # as a picture of T rows: the faster kernel
+        x, padding = padded(x, kernel, stride, self.edges)
+        return self.bn(F.conv3d(x, w, None, stride, padding)).relu()
 
 def pooled(x: Tensor, kernel: tuple, stride: tuple) -> Tensor: # of values from 0: zeros around them change nothing
     "The largest of each window."
@@ -76,7 +78,7 @@ class Mixed(nn.Module):
     def forward(self, x):
         return torch.cat([self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(pooled(x, (3, 3, 3), (1, 1, 1)))], 1)
 
-# %% ../../nbs/50_models.i3d.ipynb #69a8aad6
+# %% ../../nbs/50_models.i3d.ipynb #41b1aedb
 class InceptionBody(nn.Module):
     "I3D without its classifier, under the published names. `channels`: of the last map."
     def __init__(self, width: float = 1., # factor of all channels
@@ -96,6 +98,7 @@ class InceptionBody(nn.Module):
     def forward(self, x: Tensor, # (B, 3, T, H, W)
                 until: str = 'Mixed_5c' # step whose map is asked for
                ) -> Tensor: # (B, channels, T', H', W')
+        x = x.contiguous(memory_format=torch.channels_last_3d)   # twice as fast on a CPU
         for step in self.steps:
             if step in self.pools: x = pooled(x, *self.pools[step])
             x = getattr(self, step)(x)
@@ -115,7 +118,7 @@ def of_googlenet(state: dict) -> dict: # names of torchvision's GoogLeNet → th
         out[k.replace('.conv.', '.conv3d.')] = v
     return out
 
-# %% ../../nbs/50_models.i3d.ipynb #877fb9b0
+# %% ../../nbs/50_models.i3d.ipynb #d42fb38a
 class I3D(DetectorModel):
     "I3D (Carreira & Zisserman 2017), the colour network, with two logits; reads clips of any length; wrong options or weights raise `UserError`."
     name = 'i3d'

@@ -2,9 +2,9 @@
 
 # %% auto #0
 __all__ = ['CENTRES', 'PartMaps', 'part_vectors', 'PartCentres', 'spread_out', 'box', 'cropped', 'dropped', 'Stage',
-           'cut_xception', 'fill', 'WSDAN']
+           'cut_xception', 'fill', 'check_options', 'WSDAN']
 
-# %% ../../nbs/40_models.wsdan.ipynb #85f5c72c
+# %% ../../nbs/40_models.wsdan.ipynb #0895bb8f
 import math
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from .drn import Renormalise
 from .xception import XCEPTIONS, Xception, published
 from .xceptiondetector import of_backbone
 
-# %% ../../nbs/40_models.wsdan.ipynb #2ece1e9f
+# %% ../../nbs/40_models.wsdan.ipynb #ee99e8e2
 class PartMaps(nn.Module):
     "M attention maps ≥ 0: 1×1 convolution, batch norm, ReLU (Hu et al. 2019, Eq. 1); they pass through `observed`."
     def __init__(self, channels: int, maps: int): # of the features; M
@@ -36,7 +36,7 @@ def part_vectors(features: Tensor, # (B, N, H, W)
     mean = _summed(features, maps)[0]/features[0, 0].numel()
     return F.normalize((mean.sign()*(mean.abs()+1e-12).sqrt()).flatten(1), dim=1).view_as(mean)
 
-# %% ../../nbs/40_models.wsdan.ipynb #309f2005
+# %% ../../nbs/40_models.wsdan.ipynb #98d7ee47
 CENTRES = ('shared', 'class')   # one for each part, or for each class and part
 
 class PartCentres(nn.Module):
@@ -62,7 +62,7 @@ class PartCentres(nn.Module):
         total = torch.zeros_like(self.centres).index_add_(0, own, vectors.to(self.centres.dtype))
         self.centres += self.beta*(count > 0)*(total/count.clamp_min(1)-self.centres)
 
-# %% ../../nbs/40_models.wsdan.ipynb #2801f54e
+# %% ../../nbs/40_models.wsdan.ipynb #1af31047
 def spread_out(maps: Tensor, # (B, 1, h, w)
                size: tuple # (H, W) of the picture
               ) -> Tensor: # (B, 1, H, W): 0 to 1; 0 everywhere for a map that is the same everywhere
@@ -101,7 +101,7 @@ def dropped(images: Tensor, inside: Tensor # (B, C, H, W); bool (B, 1, H, W)
     "Pictures without what is inside (Hu et al. 2019, Eq. 9)."
     return images.masked_fill(inside, 0.)
 
-# %% ../../nbs/40_models.wsdan.ipynb #9488bbd6
+# %% ../../nbs/40_models.wsdan.ipynb #2c8841b1
 class Stage(nn.Module):
     "A convolutional network of timm up to one of its stages. `channels`: of the map; wrong names raise `UserError`."
     def __init__(self, name: str, # of timm
@@ -109,14 +109,16 @@ class Stage(nn.Module):
                 ):
         super().__init__()
         import timm
-        if not timm.is_model(name): raise UserError(f"backbone {name!r}: choose from {', '.join(XCEPTIONS)}, or a convolutional model of timm", 2)
+        if not timm.is_model(name):
+            raise UserError(f"backbone {name!r}: choose from {', '.join(XCEPTIONS)}, or a convolutional model of timm", 2)
         with torch.device('meta'): info = timm.create_model(name, features_only=True).feature_info
         strides = dict(zip(info.module_name(), info.reduction()))
-        if features is None and list(strides.values()).count(16) != 1: raise UserError(f'backbone {name!r}: no stage of stride 16; name one with features', 2)
-        stage = choice('features', features or next(m for m, s in strides.items() if s == 16), tuple(strides))
-        self.body = timm.create_model(name, features_only=True, out_indices=(list(strides).index(stage),))
-        if stage.startswith('blocks.'): self.body.blocks = self.body.blocks[:int(stage.split('.')[1])+1]   # timm keeps the later ones
-        self.channels = info.channels()[list(strides).index(stage)]
+        deep = [m for m, s in strides.items() if s == 16]
+        if features is None and len(deep) != 1: raise UserError(f'backbone {name!r}: no stage of stride 16; name one with features', 2)
+        at = list(strides).index(choice('features', features or deep[0], tuple(strides)))
+        self.body, self.channels = timm.create_model(name, features_only=True, out_indices=(at,)), info.channels()[at]
+        stage = list(strides)[at].split('.')
+        if stage[0] == 'blocks': self.body.blocks = self.body.blocks[:int(stage[1])+1]       # timm keeps the later ones
         cfg = timm.get_pretrained_cfg(name)
         self.normalise = Renormalise(cfg.mean, cfg.std)
     def forward(self, images: Tensor # (B, 3, H, W) in [-1, 1]
@@ -142,7 +144,19 @@ def fill(net: nn.Module, # `Stage` or Xception
     state = {k.removeprefix('body.'): v for k, v in published(of_backbone(read_tensors(weights))).items()}
     fit(body, {k: v for k, v in state.items() if k in body.state_dict()}, shown(weights))
 
-# %% ../../nbs/40_models.wsdan.ipynb #53a59c9d
+# %% ../../nbs/40_models.wsdan.ipynb #208bbdd0
+def check_options(options: dict): # of `WSDAN`
+    "A value out of range raises a `UserError` that names it."
+    for k, least in dict(maps=1, attention=0, scale=1e-6).items():
+        if not options[k] >= least: raise UserError(f'{k} = {options[k]}: from {least:g}', 2)
+    if not 0 <= options['beta'] <= 1: raise UserError(f"beta = {options['beta']}: from 0 to 1", 2)
+    if not 0 <= options['margin'] < .5: raise UserError(f"margin = {options['margin']}: from 0 to below 0.5", 2)
+    if options['nearer'] is not None and not 0 <= options['nearer'] < 1: raise UserError(f"nearer = {options['nearer']}: from 0 to below 1", 2)
+    for k in ('crop', 'drop'):
+        if (v := options[k]) is not None and not (len(v) == 2 and 0 <= v[0] <= v[1] < 1):
+            raise UserError(f'{k} = {v}: thresholds from 0 to below 1, the lower one first', 2)
+
+# %% ../../nbs/40_models.wsdan.ipynb #3d067167
 class WSDAN(DetectorModel):
     "WS-DAN (Hu et al. 2019) with two logits; wrong options or weights raise `UserError`."
     name = 'wsdan'
@@ -151,22 +165,19 @@ class WSDAN(DetectorModel):
                  backbone: str = 'inception_v3', # convolutional model of timm; 'xception', 'xception-narrow'
                  features: str|None = None, # where the map is taken; None: the last of stride 16
                  maps: int = 32, # M, attention maps
-                 crop: tuple|None = (.4, .6), drop: tuple|None = (.2, .5), # ranges of θ in training, within 0 to below 1; None: no such pass
+                 crop: tuple|None = (.4, .6), # range of θ in training, within 0 to below 1; None: no such pass
+                 drop: tuple|None = (.2, .5), # the same for the dropped picture
                  margin: float = .1, # around a crop, of the side
                  nearer: float|None = .1, # θ of the second look in a test; None: there is none
                  attention: float = 1., beta: float = .05, # weight of the regularisation; share that centres move
                  centres: str = 'shared', # of `CENTRES`
-                 scale: float = 100., # of the vectors before the last layer
+                 scale: float = 10., # of the vectors before the last layer; released: 100
                  weights: str|None = None # file the backbone starts from: published names, or a detector of ours
                 ):
         super().__init__()
         self.keep(locals(), weights=None, **{k: None if v is None else list(v) for k, v in dict(crop=crop, drop=drop).items()})
-        if not maps >= 1: raise UserError(f'maps = {maps}: from 1', 2)
-        if not (attention >= 0 and 0 <= beta <= 1): raise UserError(f'attention = {attention}, beta = {beta}: from 0, and from 0 to 1', 2)
-        if not 0 <= margin < .5: raise UserError(f'margin = {margin}: from 0 to below 0.5', 2)
-        for k, v in dict(crop=crop, drop=drop, nearer=None if nearer is None else (nearer, nearer)).items():
-            if v is not None and not (len(v) == 2 and 0 <= v[0] <= v[1] < 1): raise UserError(f'{k} = {v}: thresholds from 0 to below 1, the lower one first', 2)
-        self.crop, self.drop, self.margin, self.nearer, self.weight, self.scale = crop, drop, margin, nearer, attention, scale
+        check_options(self.config)
+        self.crop, self.drop, self.margin, self.nearer, self.attention, self.scale = crop, drop, margin, nearer, attention, scale
         self.backbone = (cut_xception if backbone in XCEPTIONS else Stage)(backbone, features)
         if weights is not None: fill(self.backbone, weights)
         channels = self.backbone.channels
@@ -196,8 +207,9 @@ class WSDAN(DetectorModel):
         logits, vectors, maps = self.look(images)
         if self.training:
             out = dict(logits=logits, vectors=vectors)
-            if self.crop is not None: out['cropped'] = self.look(cropped(images, box(self.drawn(maps, images.shape[2:], self.crop), self.margin)))[0]
-            if self.drop is not None: out['dropped'] = self.look(dropped(images, self.drawn(maps, images.shape[2:], self.drop)))[0]
+            def inside(thresholds): return self.drawn(maps, images.shape[2:], thresholds)
+            if self.crop is not None: out['cropped'] = self.look(cropped(images, box(inside(self.crop), self.margin)))[0]
+            if self.drop is not None: out['dropped'] = self.look(dropped(images, inside(self.drop)))[0]
             return out
         if self.nearer is None: return dict(logits=logits)
         fine = self.look(self.closer(images, maps))[0]
@@ -206,5 +218,5 @@ class WSDAN(DetectorModel):
     def loss(self, outputs, labels, weights=None): # in training it moves the centres; in evaluation there is only 'classes'
         passes = {'classes' if k == 'logits' else k: z for k, z in outputs.items() if k in ('logits', 'cropped', 'dropped')}
         terms = {k: F.cross_entropy(z.float(), labels, weights)/len(passes) for k, z in passes.items()}
-        if 'vectors' in outputs: terms['attention'] = self.weight*self.centres(outputs['vectors'], labels)
+        if 'vectors' in outputs: terms['attention'] = self.attention*self.centres(outputs['vectors'], labels)
         return dict(loss=sum(terms.values()), **terms)

@@ -3,7 +3,8 @@
 # %% auto #0
 __all__ = ['e', 'TRAIN', 'SHEET', 'RUN_COLUMNS', 'rows_html', 'duration', 'emphasis', 'meaning', 'figures_of', 'figure_html',
            'tables_of', 'file_links', 'table_html', 'sheets_of', 'sheets_html', 'holes', 'paper_html', 'run_rows',
-           'provenance_rows', 'notebooks_of', 'write_notebooks', 'build_index', 'build_readme']
+           'provenance_rows', 'notebooks_of', 'write_notebooks', 'claims_of', 'verdict_kind', 'claims_text',
+           'claims_html', 'build_index', 'build_readme']
 
 # %% ../../nbs/85_report.site.ipynb #b0811d0c
 import html, os, re
@@ -194,6 +195,35 @@ def write_notebooks(folder: Path) -> tuple[dict[str, str], list[str]]: # noteboo
     return pages, bad
 
 # %% ../../nbs/85_report.site.ipynb #f4e85f5c
+def claims_of(folder: Path # <preset>
+             ) -> tuple[list[dict], str]: # rows of `analysis.claims.read_claims`; what is wrong, or ''
+    "The verdicts on the papers' claims, where they were written."
+    from deepfakenb.analysis.claims import read_claims
+    path = folder/'claims.csv'
+    if not path.is_file(): return [], ''
+    try: return read_claims(path), ''
+    except UserError as err: return [], str(err)
+
+def verdict_kind(verdict: str) -> str: # 'undecided (a difference …' -> 'undecided'
+    return re.split(r' \(|:', verdict)[0]
+
+def claims_text(rows: list[dict]) -> str:
+    "How many claims hold, in a sentence."
+    from collections import Counter
+    n = Counter(verdict_kind(r['verdict']) for r in rows)
+    said = ', '.join(f"{n[k]} {w}" for k, w in (('holds', 'hold'), ('does not hold', 'do not hold'), ('undecided', 'are undecided'), ('not measured', 'are not measured')) if n[k])
+    return f'Of {len(rows)} claims of the five papers, on rendered faces and narrow networks: {said}. {sum("against it" in r["the paper’s numbers"] for r in rows)} are contradicted by the numbers that their own paper prints.'
+
+def claims_html(folder: Path, rows: list[dict]) -> str:
+    "The section on claims; its rows folded away by paper."
+    if not rows: return ''
+    cell = lambda r: (e(r['no.']), e(r['claim']), e(r['the paper’s numbers']), e(r['the benchmark']), e(r['seeds']), f"<strong>{e(verdict_kind(r['verdict']))}</strong>{e(r['verdict'][len(verdict_kind(r['verdict'])):])}")
+    each = ''.join(f'<details><summary>{p.upper()} {e(PAPERS[p].name)}: {len(mine)} claims</summary>{rows_html(["no.", "claim", "the paper’s numbers", "the benchmark", "seeds", "verdict"], map(cell, mine))}</details>'
+                   for p in PAPERS if (mine := [r for r in rows if r['no.'].startswith(p+'.')]))
+    sides, _ = figures_of(folder/'claims'/'figures')
+    gallery = f'<div class="gallery">{"".join(figure_html(s, "claims/figures") for s in sides)}</div>' if sides else ''
+    return f'<section><h2 id="claims">What holds?</h2><p>{e(claims_text(rows))} <a href="claims.csv">CSV</a></p>{each}{gallery}</section>'
+
 def build_index(folder: Path|str # <out>/<preset>, the folder's name is the preset
                ) -> Path: # the page
     "Write `index.html` and the pages it links to; whatever is missing or damaged is named on the page."
@@ -206,13 +236,15 @@ def build_index(folder: Path|str # <out>/<preset>, the folder's name is the pres
     for paper in PAPERS:
         text, gaps, wrong = paper_html(paper, folder, pages)
         sections.append(text); missing += gaps; bad += wrong
+    verdicts, wrong = claims_of(folder)
+    bad += [wrong]*bool(wrong)
     done, failed = run_rows(folder, pages)
     others = [f'<li><a href="{out}">{e(key.removesuffix(".ipynb"))}</a></li>' for key, out in pages.items() if key.endswith('.ipynb') and key[:-6] not in PAPERS]
     lines = [f'<li>{e(t)}: {n} numbers, {e(r)}</li>' for t, r, n in missing] + [f'<li class="failed">{e(b)}</li>' for b in bad]
     body = [f'<div class="banner{" warn" if preset == "smoke" else ""}" role="note"><p>{emphasis(meaning(preset))}</p><p>Every number of ours stands beside the paper’s with its interval; where one is missing, the reason is given. '
             'Validation selects a checkpoint; the test split is read once, at the end.</p></div>',
-            f'<nav class="toc" aria-label="Contents">{"".join(f"<a href=#{p}>{p.upper()} {e(PAPERS[p].name)}</a>" for p in PAPERS)}<a href="#runs">Runs</a><a href="#missing">What is missing</a><a href="#origin">Origin</a></nav>',
-            *sections, '<section><h2 id="runs">Runs</h2>',
+            f'<nav class="toc" aria-label="Contents">{"<a href=#claims>What holds?</a>" if verdicts else ""}{"".join(f"<a href=#{p}>{p.upper()} {e(PAPERS[p].name)}</a>" for p in PAPERS)}<a href="#runs">Runs</a><a href="#missing">What is missing</a><a href="#origin">Origin</a></nav>',
+            claims_html(folder, verdicts), *sections, '<section><h2 id="runs">Runs</h2>',
             rows_html(RUN_COLUMNS, done, 'Test scores of the checkpoint that validation chose for each metric.') if done else '<p>No finished run.</p>',
             f'<h3>Failed</h3>{rows_html(["run", "why"], failed)}' if failed else '', f'<h3>Other notebooks</h3><ul>{"".join(others)}</ul>' if others else '', '</section>',
             f'<section><h2 id="missing">What is missing, and why</h2>{f"<ul>{chr(10).join(lines)}</ul>" if lines else "<p>Nothing that was asked for.</p>"}</section>',
@@ -227,6 +259,11 @@ def build_readme(folder: Path|str # reports/<preset>
     "Tables with numbers of ours and figures of all papers, as a page that GitHub shows."
     folder = Path(folder)
     text = [f'# Results, preset “{folder.name}”', '', f'{meaning(folder.name)} Every table says what was read, at which level, and how large a difference could be seen. Pages with all runs: `make report`.', '']
+    verdicts, _ = claims_of(folder)
+    if verdicts:
+        text += ['## What holds?', '', f'{claims_text(verdicts)} Each verdict with its runs: [CSV](claims.csv).', '', '| no. | claim | the paper’s numbers | the benchmark | seeds | verdict |', '|---|---|---|---|--:|---|',
+                 *(f"| {r['no.']} | {r['claim']} | {r['the paper’s numbers']} | {r['the benchmark']} | {r['seeds']} | {r['verdict']} |" for r in verdicts), '']
+        text += [line for s in figures_of(folder/'claims'/'figures')[0] for line in (f"![{s['caption'].split('. ')[0]}](claims/figures/{s['id']}.png)", '', f"*{figure_title(s['id'])}.* {s['caption']}", '')]
     for paper, p in PAPERS.items():
         tables, _ = tables_of(folder, paper)
         shown_, others = [t for t, w in tables if w and t.measured], [t.number for t, w in tables if not (w and t.measured)]
