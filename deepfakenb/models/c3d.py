@@ -3,7 +3,8 @@
 # %% auto #0
 __all__ = ['NETWORKS', 'LAYERS', 'POOLED', 'BYTES', 'INPUTS', 'VGG', 'C3DBody', 'C3D']
 
-# %% ../../nbs/50_models.c3d.ipynb #e0ef1f2d
+# %% ../../nbs/50_models.c3d.ipynb #41d49598
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from ..core import UserError, shown
@@ -14,7 +15,7 @@ from .drn import IMAGENET
 from .resnet3d import inflated
 from .xceptiondetector import of_backbone
 
-# %% ../../nbs/50_models.c3d.ipynb #ac2c5b88
+# %% ../../nbs/50_models.c3d.ipynb #dad95f2e
 NETWORKS = {'c3d': dict(width=1., norm=False, units=4096, dropout=.5), 'c3d-narrow': dict(width=.25, norm=True, units=0, dropout=0.)}
 LAYERS = {'1': 64, '2': 128, '3a': 256, '3b': 256, '4a': 512, '4b': 512, '5a': 512, '5b': 512}   # channels of a convolution
 POOLED = ('1', '2', '3b', '4b', '5b')                                                            # followed by a pooling
@@ -43,6 +44,7 @@ class C3DBody(nn.Module):
              until: str = '5b' # layer whose map is asked for, before its pooling
             ) -> Tensor: # (B, channels, T', H', W')
         "The map of a convolution, after the ReLU."
+        x = x.contiguous(memory_format=torch.channels_last_3d)   # a third faster on a CPU
         for layer in LAYERS:
             x = getattr(self, f'conv{layer}')(x)
             if hasattr(self, f'bn{layer}'): x = getattr(self, f'bn{layer}')(x)
@@ -60,7 +62,7 @@ class C3DBody(nn.Module):
         for fc in (self.fc6, self.fc7): x = self.dropout(fc(x).relu())
         return x
 
-# %% ../../nbs/50_models.c3d.ipynb #280c2fb9
+# %% ../../nbs/50_models.c3d.ipynb #071d9326
 class C3D(DetectorModel):
     "C3D (Tran et al. 2015) with two logits; reads clips of any length; wrong options, weights or sizes raise `UserError`."
     name = 'c3d'
@@ -71,6 +73,7 @@ class C3D(DetectorModel):
                  inputs: str = 'unit', # of `INPUTS`; 'bytes' or 'bytes-bgr' for published weights, 'imagenet' for VGG-11's
                  norm: bool|None = None, # batch norms; None: as in `NETWORKS`
                  dropout: float|None = None, # before the head, and behind fc6; None: as in `NETWORKS`
+                 still: bool = False, # the file was learned on single frames: of its kernels the middle instants only
                  weights: str|None = None # file the backbone starts from: published names, VGG-11's, or a detector of ours; classifiers are left out
                 ):
         super().__init__()
@@ -81,12 +84,13 @@ class C3D(DetectorModel):
         (self.mean, self.std), self.bgr = choice('inputs', inputs, INPUTS), inputs == 'bytes-bgr'
         self.backbone = C3DBody(**network)
         self.head = nn.Linear(self.backbone.channels, 2)
-        if weights is not None: self.start(read_tensors(weights), shown(weights))
-    def start(self, state: dict, what: str): # names → tensors of a file; its name for messages
+        if weights is not None: self.start(read_tensors(weights), shown(weights), still)
+    def start(self, state: dict, what: str, still: bool = False): # names → tensors of a file; its name for messages; made of single frames
         "Fill the backbone; kernels of images become the middle instant of kernels of clips."
         state, own = of_backbone(state, 'fc8.'), self.backbone.state_dict()
         if 'features.0.weight' in state:   # VGG-11: no fc6, fc7 that would fit
             state = {new+k.removeprefix(old): v for old, new in VGG.items() for k, v in state.items() if k.startswith(old)} | {k: v for k, v in own.items() if k.startswith('fc')}
+        if still: state = {k: v[:, :, 1] if isinstance(v, Tensor) and v.dim() == 5 else v for k, v in state.items()}
         fit(self.backbone, inflated(state, own), what)
     def detect(self, x):
         if min(x.shape[-2:]) < 16: raise UserError(f'{self.name}: {x.shape[-2]}×{x.shape[-1]} px; sides of at least 16 are needed', 2)
