@@ -10,12 +10,12 @@ from deepfakenb.models.checkpoints import load_model, save_model
 torch.set_num_threads(1)
 SMALL = {'xception': dict(backbone='xception-narrow'), 'efficientnet-b4': dict(backbone='efficientnet-narrow'),
          'senet': dict(backbone='resnet18-se-narrow'), 'mesonet': dict(),
-         'multi-attentional-detector': dict(backbone='efficientnet-narrow', width=64)}
+         'multi-attentional-detector': dict(backbone='efficientnet-narrow', width=64), 'f3-net': dict(backbone='xception-narrow'), 'wsdan': dict(backbone='xception-narrow')}
 MODULES = {'xception': 'xceptiondetector', 'efficientnet-b4': 'efficientnet', 'senet': 'senet', 'mesonet': 'mesonet',
-           'multi-attentional-detector': 'multiattentionaldetector'}
+           'multi-attentional-detector': 'multiattentionaldetector', 'f3-net': 'f3net', 'wsdan': 'wsdan'}
 POOLED = ('xception', 'efficientnet-b4', 'senet')
 STILL = {'xception': {}, 'senet': {}, 'efficientnet-b4': dict(dropout=0.), 'mesonet': dict(dropout=0.),
-         'multi-attentional-detector': dict(drop_maps=0., drop_global=0., guided=0.)}
+         'multi-attentional-detector': dict(drop_maps=0., drop_global=0., guided=0.), 'f3-net': {}, 'wsdan': dict(crop=None, drop=None)}
 LABELS = torch.tensor([0, 1, 1, 0])
 every = pytest.mark.parametrize('name', SMALL)
 pooled = pytest.mark.parametrize('name', POOLED)
@@ -43,6 +43,7 @@ def test_the_base_of_the_pooled_is_no_model():
     ('xception', {}, 20_811_050), ('xception', SMALL['xception'], 243_482), ('efficientnet-b4', {}, 17_552_202),
     ('efficientnet-b4', SMALL['efficientnet-b4'], 105_796),
     ('senet', {}, 26_043_122), ('senet', SMALL['senet'], 710_202), ('mesonet', {}, 28_632), ('mesonet', dict(variant='meso-4'), 27_994),
+    ('f3-net', {}, 45_474_083), ('f3-net', SMALL['f3-net'], 559_034), ('wsdan', {}, 9_039_650), ('wsdan', SMALL['wsdan'], 161_658),
     ('multi-attentional-detector', {}, 18_821_650), ('multi-attentional-detector', SMALL['multi-attentional-detector'], 248_172)])
 def test_parameters_are_pinned(name, options, parameters):
     where = 'cpu' if name == 'multi-attentional-detector' else 'meta'   # that one looks at a picture while it is built

@@ -135,8 +135,8 @@ def test_nobody_asks_which_task(root):
         if p.parent.name != 'tasks' and p.name != '_modidx.py': assert not asks.search(p.read_text()), f'{p.relative_to(root)}: {asks.search(p.read_text()).group()}'
 
 def test_tree_stays_small(root):
-    "Records, tables and figures of one paper took 31 MB once; pages and executed notebooks are built, not committed."
-    assert sum(p.stat().st_size for p in tracked(root)) < 40e6
+    "Five papers have to fit in 60 MB; pages and executed notebooks are built, not committed."
+    assert sum(p.stat().st_size for p in tracked(root)) < 60e6
     assert not [p for p in tracked(root) if p.suffix == '.html']
 
 def test_notebooks_refuse_misspelt_parameters(root):

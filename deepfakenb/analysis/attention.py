@@ -48,7 +48,6 @@ def looked_at(run, # a finished run on a set in FaceForensics++'s layout
     from deepfakenb.data.framecache import SampleView
     from deepfakenb.data.masks import mask_crops
     from deepfakenb.data.synth.videos import VERSION
-    from deepfakenb.tasks.detection import source_groups
     spec = run.spec
     made = sorted(generated_dir().glob(f"{spec.data['dataset']}-{spec.data['preset']}-*/dataset.json"))
     if not made: raise UserError(f"the {spec.data['dataset']} videos of preset {spec.data['preset']} are not on this machine; deepfakenb reproduce --preset {spec.preset} makes them")
@@ -66,7 +65,7 @@ def looked_at(run, # a finished run on a set in FaceForensics++'s layout
     if not chosen: raise UserError(f'{shown(opened.root)}: no forged test video with its original at the same instant')
     view, part = SampleView(opened.cache(spec.data['size']), samples), first.iloc[chosen]
     clips = lambda which: (x if (x := view[torch.as_tensor(which)]).dim() == 5 else x[:, None])
-    groups = source_groups(opened.faces.frame.drop_duplicates('key'))
+    groups = spec.task.groups(opened.faces)
     masks = mask_crops(part, made[-1].parent, spec.task.crop(spec.data))
     return Looked(clips(chosen), clips(partner), masks, part['method'].to_numpy(), np.array([groups[k] for k in part['key']]))
 

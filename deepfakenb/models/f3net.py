@@ -4,7 +4,7 @@
 __all__ = ['SHARES', 'SPLITS', 'LUMA', 'PARTS', 'MIXED', 'dct_matrix', 'diagonal', 'diagonal_bands', 'squashed', 'Decomposition',
            'Statistics', 'MixBlock', 'F3Net', 'of_bands', 'of_statistics']
 
-# %% ../../nbs/40_models.f3net.ipynb #8b8c3acc
+# %% ../../nbs/40_models.f3net.ipynb #2498aeec
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,7 +16,7 @@ from .base import DetectorModel
 from .xception import XCEPTIONS, Xception, published
 from .xceptiondetector import of_backbone
 
-# %% ../../nbs/40_models.f3net.ipynb #fbbb619e
+# %% ../../nbs/40_models.f3net.ipynb #f23ab966
 def dct_matrix(n: int, device=None # pixels
               ) -> Tensor: # float64 (n, n), orthonormal: frequency × pixel
     "The discrete cosine transform (type II) of a row, as a matrix."
@@ -38,7 +38,7 @@ def diagonal_bands(height: int, width: int, # of the spectrum
     place = (u[:, None]*width+v*height).double()/(height*width)
     return torch.stack([(place >= a) & (place < b) for a, b in zip(edges, edges[1:])])
 
-# %% ../../nbs/40_models.f3net.ipynb #58b61bff
+# %% ../../nbs/40_models.f3net.ipynb #d3cf7ca2
 SHARES = (0, 1/16, 1/8, 1)   # of the spectrum: where FAD's bands end
 
 def squashed(w: Tensor) -> Tensor: # -1 to 1
@@ -67,7 +67,7 @@ class Decomposition(nn.Module):
             spectrum = (rows@x@columns.mT)[:, None]*self.response(*x.shape[-2:]).to(x.dtype)[:, None]
             return (rows.mT@spectrum@columns).flatten(1, 2).to(images.dtype)
 
-# %% ../../nbs/40_models.f3net.ipynb #da3ef085
+# %% ../../nbs/40_models.f3net.ipynb #c692a066
 SPLITS = ('steps', 'shares')   # of the diagonal, or of the coefficients
 LUMA = (.299, .587, .114)
 
@@ -98,7 +98,7 @@ class Statistics(nn.Module):
             weights = (self.base+squashed(self.filters)).abs().to(x.dtype)**self.norm
             return torch.log10(1+F.conv2d(sizes, weights.flatten(1)[..., None, None])).to(images.dtype)
 
-# %% ../../nbs/40_models.f3net.ipynb #d9ca4d92
+# %% ../../nbs/40_models.f3net.ipynb #7232a515
 class MixBlock(DualCrossModality):
     "Cross-attention of both streams (Qian et al. 2020, 3.3): the decomposed picture as `rgb`, the statistics as `srm`."
     def __init__(self, channels: int, # of both streams
@@ -107,7 +107,7 @@ class MixBlock(DualCrossModality):
         super().__init__(channels)
         for side in (self.to_rgb, self.to_srm): nn.init.constant_(side.gamma, gamma)
 
-# %% ../../nbs/40_models.f3net.ipynb #09572c5e
+# %% ../../nbs/40_models.f3net.ipynb #c633fc06
 PARTS = ('fad', 'lfs', 'mix')
 MIXED = ('block7', 'block12')   # steps of Xception after which the streams meet
 
@@ -155,7 +155,7 @@ class F3Net(DetectorModel):
         pooled = [m.mean((2, 3)) for m in self.features(x[:, 0]).values()]
         return dict(logits=self.head(self.dropout(torch.cat(pooled, 1))))
 
-# %% ../../nbs/40_models.f3net.ipynb #c792202b
+# %% ../../nbs/40_models.f3net.ipynb #32b2c0ec
 def of_bands(conv: nn.Conv2d, bands: int # that add up to what it read
             ) -> nn.Conv2d: # reads the bands, channels of the first one first
     "The same convolution for a picture that was taken apart: its kernel once for each band."

@@ -4,7 +4,7 @@
 __all__ = ['INFLATIONS', 'EDGES', 'MIXED', 'POOLS', 'STEMS', 'NETWORKS', 'BRANCHES', 'inflate', 'padded', 'Unit', 'pooled',
            'Mixed', 'InceptionBody', 'of_googlenet', 'I3D']
 
-# %% ../../nbs/50_models.i3d.ipynb #9885415c
+# %% ../../nbs/50_models.i3d.ipynb #2e07739a
 import re
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from .base import DetectorModel
 from .resnet3d import inflated
 from .xceptiondetector import of_backbone
 
-# %% ../../nbs/50_models.i3d.ipynb #9f4ad211
+# %% ../../nbs/50_models.i3d.ipynb #01ff9870
 INFLATIONS, EDGES = ('average', 'centre'), ('zero', 'repeat')
 
 def inflate(state: dict, # names → tensors of a 2-D network, or of a 3-D one
@@ -42,7 +42,7 @@ def padded(x: Tensor, # (B, C, T, H, W)
     if not any(p % 2 for p in total): return x, tuple(p//2 for p in total)
     return F.pad(x, [e for p in reversed(total) for e in (p//2, p-p//2)]), (0, 0, 0)
 
-# %% ../../nbs/50_models.i3d.ipynb #73121f8a
+# %% ../../nbs/50_models.i3d.ipynb #ae0b8ebb
 MIXED = {'3b': (64, 96, 128, 16, 32, 32), '3c': (128, 128, 192, 32, 96, 64), '4b': (192, 96, 208, 16, 48, 64), '4c': (160, 112, 224, 24, 64, 64),   # channels of
          '4d': (128, 128, 256, 24, 64, 64), '4e': (112, 144, 288, 32, 64, 64), '4f': (256, 160, 320, 32, 128, 128),                                 # b0, b1a, b1b,
          '5b': (256, 160, 320, 32, 128, 128), '5c': (384, 192, 384, 48, 128, 128)}                                                                  # b2a, b2b, b3b
@@ -78,7 +78,7 @@ class Mixed(nn.Module):
     def forward(self, x):
         return torch.cat([self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(pooled(x, (3, 3, 3), (1, 1, 1)))], 1)
 
-# %% ../../nbs/50_models.i3d.ipynb #353e7bf3
+# %% ../../nbs/50_models.i3d.ipynb #3331eae5
 class InceptionBody(nn.Module):
     "I3D without its classifier, under the published names. `channels`: of the last map."
     def __init__(self, width: float = 1., # factor of all channels
@@ -118,7 +118,7 @@ def of_googlenet(state: dict) -> dict: # names of torchvision's GoogLeNet → th
         out[k.replace('.conv.', '.conv3d.')] = v
     return out
 
-# %% ../../nbs/50_models.i3d.ipynb #cfe4346b
+# %% ../../nbs/50_models.i3d.ipynb #3859db4c
 class I3D(DetectorModel):
     "I3D (Carreira & Zisserman 2017), the colour network, with two logits; reads clips of any length; wrong options or weights raise `UserError`."
     name = 'i3d'

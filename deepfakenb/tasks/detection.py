@@ -244,6 +244,8 @@ class VideoTask(Task):
         whole = FaceSet.read(root)
         return Videos(root, whole, chosen(whole, data['methods'], data['limit']))
     def counts(self, opened): return opened.counts
+    def groups(self, faces) -> dict: return source_groups(faces.frame.drop_duplicates('key'))   # video -> what is drawn together
+    def scores(self, model, loader, channels_last=False): return detector_scores(model, loader, channels_last)
     def samples(self, faces, data, split, tested=None):
         "The clips of a split: all of them for training, some spread over the video else."
         return faces.split(split).clips(data['frames'], data['stride'], hop=1, per_video=tested, where='spread')
@@ -310,8 +312,7 @@ class Detection(VideoTask):
             from deepfakenb.data.distorted import distortion
             distort = distortion(test.distortion, variant=test.variant)
         got = detector_scores(model, self.loader(opened, samples, data, spec, device, distort), spec.train['channels_last'])
-        v = opened.faces.frame.drop_duplicates('key')
-        return answer_frame(samples, got, source_groups(v), split), dict(videos=samples.counts['videos'], left_out=len(samples.counts['without']), samples=len(samples))
+        return answer_frame(samples, got, self.groups(opened.faces), split), dict(videos=samples.counts['videos'], left_out=len(samples.counts['without']), samples=len(samples))
     def examine(self, spec, opened, folder, history, device):
         from deepfakenb.models.checkpoints import load_model
         model = load_model(folder/self.checkpoints['best']).to(device)

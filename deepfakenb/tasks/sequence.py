@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['STEPS', 'CHECKPOINTS', 'GUESSES', 'MEASURES', 'RANKING', 'task', 'SeqData', 'prediction_frame', 'write_predictions',
            'read_predictions', 'sequence_scores', 'split_predictions', 'ids', 'counts', 'sequence_measure',
-           'label_measure', 'order_measure', 'difference', 'Sequence']
+           'label_measure', 'difference', 'order_measure', 'Sequence']
 
 # %% ../../nbs/78_tasks.sequence.ipynb #acc0f13b
 import time
@@ -143,6 +143,21 @@ def label_measure() -> Measure:
         return seeds_and_images_difference(*parts(a), *parts(b))
     return Measure(of_runs, guesses, differ)
 
+MEASURES = {'Fixed-Acc': sequence_measure('fixed'), 'Adaptive-Acc': sequence_measure('adaptive')}   # of paper 1
+RANKING = {'Ranking Acc': MEASURES['Fixed-Acc'], 'Multi-label Acc': label_measure()}                # of paper 3
+
+def difference(a, # finished runs of one method, one a seed
+               b, # of another, tested on the same images
+               checkpoint: str = 'adaptive', # 'fixed' or 'adaptive'
+               *, whole: bool = False # count images whose whole sequence is right instead of slots
+              ): # Interval: mean, low, high in percentage points
+    "How much better the first method is, over seeds and images; other images raise `UserError`."
+    from deepfakenb.metrics.intervals import seeds_and_images_difference
+    if list(split_predictions(a[0])['file']) != list(split_predictions(b[0])['file']): raise UserError(f'{a[0].id} and {b[0].id}: tested on different images; train them on the same data')
+    def of(runs): right, slots = counts(runs, checkpoint); return (right == slots, slots > 0) if whole else (right, slots)
+    return seeds_and_images_difference(*of(a), *of(b))
+
+# %% ../../nbs/78_tasks.sequence.ipynb #44ef694d
 def order_measure(component: int # an id, 1 to 5
                  ) -> Measure:
     "R² of a component's true place on the place given to it (paper 3, Table 4), over images where it was edited and found."
@@ -161,20 +176,6 @@ def order_measure(component: int # an id, 1 to 5
         from deepfakenb.metrics.intervals import seeds_and_images_difference_of
         return seeds_and_images_difference_of(moments(a), moments(b), determination)
     return Measure(of_runs, None, differ)
-
-MEASURES = {'Fixed-Acc': sequence_measure('fixed'), 'Adaptive-Acc': sequence_measure('adaptive')}   # of paper 1
-RANKING = {'Ranking Acc': MEASURES['Fixed-Acc'], 'Multi-label Acc': label_measure()}                # of paper 3
-
-def difference(a, # finished runs of one method, one a seed
-               b, # of another, tested on the same images
-               checkpoint: str = 'adaptive', # 'fixed' or 'adaptive'
-               *, whole: bool = False # count images whose whole sequence is right instead of slots
-              ): # Interval: mean, low, high in percentage points
-    "How much better the first method is, over seeds and images; other images raise `UserError`."
-    from deepfakenb.metrics.intervals import seeds_and_images_difference
-    if list(split_predictions(a[0])['file']) != list(split_predictions(b[0])['file']): raise UserError(f'{a[0].id} and {b[0].id}: tested on different images; train them on the same data')
-    def of(runs): right, slots = counts(runs, checkpoint); return (right == slots, slots > 0) if whole else (right, slots)
-    return seeds_and_images_difference(*of(a), *of(b))
 
 # %% ../../nbs/78_tasks.sequence.ipynb #0cb16e79
 class Sequence(Task):
