@@ -111,3 +111,100 @@ def test_what_make_writes_passes_the_check(tmp_path, call, monkeypatch):
     assert code == 0 and 'nothing wrong' in out, out
     code, _, err = call('data', 'make', 'components', tmp_path, '--preset', 'tiny')
     assert code == 1 and 'exists already' in err[-1]
+
+# ---- faces: nothing made is a failure
+
+def noise(path, n=3, side=64, seed=0):
+    import numpy as np
+    from deepfakenb.data.codec import write_video
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_video(path, np.random.default_rng(seed).integers(0, 256, (n, side, side, 3), dtype=np.uint8)); return path
+
+def test_no_face_at_all_is_a_failure(tmp_path, call, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for i in range(3): noise(tmp_path/f'clips/{i}.mp4', seed=i)
+    for again in range(2):                                              # nor is it a success when it is asked again
+        code, out, err = call('data', 'faces', 'clips', 'crops')
+        assert code == 1 and not out and len(err) == 2 and err[0].startswith('note: ') and err[1].startswith('error: clips: no face in any of 3 videos') and 'crops' in err[1] and '--detector' in err[1], err
+    (tmp_path/'clips/3.mp4').write_bytes(b'no video')
+    code, out, err = call('data', 'faces', 'clips', 'crops', '--limit', '2')
+    assert code == 1 and 'other settings' in err[-1]
+    code, out, err = call('data', 'faces', 'clips', 'more', '--limit', '2')
+    assert code == 1 and not out and 'no face in any of 4 videos (1 of them could not be read)' in err[-1] and 'a higher --limit' in err[-1], err
+
+def test_one_face_is_enough(tmp_path, call):
+    from deepfakenb.data.codec import write_video
+    from facefilm import walk
+    noise(tmp_path/'clips/noise.mp4'); write_video(tmp_path/'clips/person.mp4', walk(3, 2)[0])
+    code, out, _ = call('data', 'faces', tmp_path/'clips', tmp_path/'crops', '--size', '32')
+    assert code == 0 and '1 videos without a face: noise' in out and ' faces of 1 videos' in out, out
+
+# ---- a list that is cut off is named, with its line
+
+def cut_bench(root, keep):
+    from test_video_index import bench
+    file = bench(root)/'UADFV.json'; text = file.read_text(); file.write_text(text[:keep if keep > 1 else int(len(text)*keep)]); return root
+
+@pytest.mark.parametrize('keep', (2, 10, 25, .5, .99))
+@pytest.mark.parametrize('above', (False, True))
+def test_a_cut_list_is_named_with_its_line(tmp_path, call, keep, above):
+    root = cut_bench(tmp_path/'lab', keep)
+    where = tmp_path if above else root
+    code, out, err = call('data', 'check', where)
+    assert code == 1 and 'UADFV.json:1' in out+''.join(err) and 'not valid JSON' in out+''.join(err) and 'no dataset' not in out+''.join(err), (out, err)
+    for options in ((), ('--dataset', 'deepfakebench')):
+        if options and above: continue
+        code, out, err = call('data', 'faces', where, tmp_path/'out', *options)
+        assert code == 1 and len(err) == 1 and 'UADFV.json:1: wrong structure: not valid JSON' in err[0], err
+    assert not (tmp_path/'out').exists()
+
+@pytest.mark.parametrize('text, word', (('<!DOCTYPE html><html>', 'UADFV.json:1: wrong structure: not valid JSON'), ('', 'UADFV.json: nothing listed: an empty file'), ('{\n"UADFV":\n{"UADFV_Real" {', 'UADFV.json:3: ')))
+@pytest.mark.parametrize('sub', ('', 'dataset_json'))
+def test_a_list_that_is_none(tmp_path, call, text, word, sub):
+    (tmp_path/'lab'/sub).mkdir(parents=True); (tmp_path/'lab'/sub/'UADFV.json').write_text(text)
+    code, out, err = call('data', 'check', tmp_path/'lab')
+    assert code == 1 and word in (' '.join(err) or out.replace('│', ' ')).replace('  ', ' ') or word.split(': ')[0] in out, (out, err)
+    code, _, err = call('data', 'faces', tmp_path/'lab', tmp_path/'out'); assert code == 1 and len(err) == 1 and word in err[0], err
+
+def test_a_broken_json_beside_videos_is_only_noted(tmp_path, call):
+    noise(tmp_path/'clips/a.mp4'); (tmp_path/'clips/notes.json').write_text('[1, 2')
+    code, _, err = call('data', 'faces', tmp_path/'clips', tmp_path/'out')
+    assert code == 1 and 'notes.json:1' in err[0] and err[0].startswith('note: ') and 'no face in any of 1 videos' in err[1]
+    (tmp_path/'strange').mkdir(); (tmp_path/'strange/sound.json').write_text('[1, 2]')
+    assert 'no dataset that is known' in call('data', 'check', tmp_path/'strange')[2][0]
+
+# ---- a terminal that knows ASCII only
+
+ASCII = dict(LC_ALL='C', PYTHONUTF8='0', PYTHONCOERCECLOCALE='0')
+
+def ascii_only(*arguments, cwd, **env):
+    p = subprocess.run([sys.executable, '-m', 'deepfakenb.cli.main', 'data', *map(str, arguments)], cwd=cwd, env=os.environ | ASCII | env, capture_output=True, timeout=120)
+    return p.returncode, p.stdout.decode('utf8', 'replace'), [l for l in p.stderr.decode('utf8', 'replace').splitlines() if l.strip()]
+
+@pytest.mark.parametrize('arguments', (('faces', '.', 'out'), ('faces', 'clips', 'é'), ('faces', 'set', 'out'), ('check', 'set'), ('make', 'ffpp', 'é')))
+def test_a_name_that_the_terminal_cannot_read_is_one_line(tmp_path, arguments):
+    noise(tmp_path/'clips/a.mp4')
+    if arguments[1] == '.': noise(tmp_path/'vidé/a.mp4')
+    for n in ('real/é.mp4', 'fake/b.mp4'): noise(tmp_path/'set'/n, seed=len(n))
+    code, out, err = ascii_only(*arguments, cwd=tmp_path)
+    assert code == 1 and not out and len(err) == 1 and '\\xe9' in err[0] and 'PYTHONUTF8=1' in err[0] and 'Traceback' not in err[0], (out, err)
+    assert not (tmp_path/'out').exists() and not (tmp_path/'é').exists()                       # told before the work
+
+def test_the_remedy_is_one(tmp_path):
+    noise(tmp_path/'vidé/a.mp4')
+    for env in (dict(PYTHONUTF8='1'), dict(LC_ALL='C.UTF-8', PYTHONUTF8='0')):
+        code, _, err = ascii_only('faces', '.', 'é', cwd=tmp_path, **env); assert code == 1 and 'no face in any of 1 videos' in err[-1], err
+
+def test_what_an_ascii_terminal_can_do_it_does(tmp_path):
+    (tmp_path/'é').mkdir(); root = tiny(tmp_path/'é')
+    code, out, err = ascii_only('check', root.relative_to(tmp_path), cwd=tmp_path); assert code == 0 and not err and 'nothing wrong' in out, (out, err)
+    code, out, err = ascii_only('check', root.relative_to(tmp_path), '--json', cwd=tmp_path); assert code == 0 and json.loads(out)['ok']
+    cut(root, .5)
+    code, out, err = ascii_only('check', root.relative_to(tmp_path), cwd=tmp_path); assert code == 1 and not err and 'truncated' in out, (out, err)
+
+def test_a_name_that_is_no_text_anywhere(tmp_path, call):
+    noise(tmp_path/'clips/a.mp4')
+    try: (tmp_path/'clips'/os.fsdecode(b'caf\xe9.mp4')).write_bytes((tmp_path/'clips/a.mp4').read_bytes())
+    except OSError: pytest.skip('this file system takes no such name')
+    code, out, err = call('data', 'faces', tmp_path/'clips', tmp_path/'out')
+    assert code == 1 and len(err) == 1 and 'caf\\xe9.mp4: its name is not readable text; rename it' in err[0], err

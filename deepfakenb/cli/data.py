@@ -4,7 +4,7 @@
 __all__ = ['app', 'VIDEO_SETS', 'stoppable', 'render', 'make', 'check', 'faces']
 
 # %% ../../nbs/89_cli.data.ipynb #9534e5f6
-import contextlib
+import contextlib, os, sys
 from pathlib import Path
 from typing import Annotated
 import typer
@@ -17,10 +17,40 @@ def _examples(*lines: str) -> str: return 'Examples:\n\n' + '\n\n'.join(lines)
 @contextlib.contextmanager
 def stoppable(line: str # what is safe after Ctrl-C, and how to go on
              ):
-    "Turn Ctrl-C into one line and exit code 130."
+    "Turn Ctrl-C into one line and exit code 130, and a name that cannot be written down into one line and 1."
     from deepfakenb.core import UserError
+    if not _utf8(sys.stdout.encoding) and hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='replace') # a ? for what it has no sign for
     try: yield
     except KeyboardInterrupt: raise UserError(f'stopped; {line}', 130) from None
+    except UnicodeEncodeError as e:
+        if _utf8(sys.getfilesystemencoding()) and 'surrogates' not in e.reason: raise
+        raise UserError(_no_text(e.object[max(0, e.start-40):e.end+40])) from None
+
+# %% ../../nbs/89_cli.data.ipynb #5904f5b5
+def _utf8(encoding) -> bool: return (encoding or '').lower().replace('-', '') == 'utf8'
+
+def _no_text(name): # the line about a name that cannot be written down
+    try: told = os.fsencode(name).decode('utf8', 'backslashreplace')
+    except UnicodeEncodeError: told = name
+    told = ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in told)
+    if _utf8(sys.getfilesystemencoding()): return f'{told}: its name is not readable text; rename it'
+    return f'{told}: this name cannot be read, the language settings know {sys.getfilesystemencoding()} only; run it again with PYTHONUTF8=1 in front (or with LC_ALL=C.UTF-8)'
+
+def _is_text(name: str) -> bool:
+    try: return os.fsencode(name) == name.encode()
+    except UnicodeEncodeError: return False
+
+def _readable(*paths, # names that will be written down
+              below: Path|None = None # a folder; the videos and pictures in it as well
+             ):
+    "Raise `UserError` for the first name that is no text under the language settings."
+    from deepfakenb.core import UserError
+    from deepfakenb.data.listing import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+    media = lambda name: name.lower().endswith(VIDEO_SUFFIXES+IMAGE_SUFFIXES)
+    inside = (os.path.join(os.path.relpath(at, below), n) for at, _, files in os.walk(below) for n in sorted(filter(media, files))) if below else ()
+    for group in (map(str, paths), inside):
+        for name in group:
+            if not _is_text(name): raise UserError(_no_text(os.path.normpath(name)))
 
 # %% ../../nbs/89_cli.data.ipynb #8287cb97
 @app.command(epilog=_examples('deepfakenb data render faces --n 16', 'deepfakenb data render faces --n 1000 --size 128 --seed 7'))
@@ -54,11 +84,22 @@ def make(track: Annotated[str, typer.Argument(metavar='components|attributes|'+'
             from deepfakenb.data.synth.tracks import make_track
             root = make_track(track, out, preset=preset, seed=seed); made = Path(root)/f'facial_{track}'
         else:
+            _readable(out)
             from deepfakenb.data.synth.videos import make_videos
             made = root = make_videos(track, out, preset=preset, seed=seed, workers=workers, device=device or None)
     typer.echo(f'{shown(made)}: made; look at it with: deepfakenb data check {shown(root)}')
 
 # %% ../../nbs/89_cli.data.ipynb #248fc53b
+def _recognised(folder): # raises where nothing is; a damaged list is the likelier reason, and is named
+    from dataclasses import replace
+    from deepfakenb.core import UserError, shown
+    from deepfakenb.data.layouts import recognise
+    from deepfakenb.data.readers.deepfakebench import damaged_json
+    try: recognise(folder)
+    except UserError:
+        if folder.is_dir() and (bad := damaged_json(folder)): raise UserError(str(replace(bad, file=os.path.join(shown(folder), bad.file)))) from None
+        raise
+
 @app.command(epilog=_examples('deepfakenb data check data/real/Seq-DeepFake', 'deepfakenb data check data/real/Seq-DeepFake/facial_components --most 50',
                               'deepfakenb data check data/real/FaceForensics++', 'deepfakenb data check faces --no-decode --json > report.json'))
 def check(folder: Annotated[Path, typer.Argument(metavar='DIR', help='A dataset, one of its tracks, or the folder above it.')],
@@ -67,10 +108,13 @@ def check(folder: Annotated[Path, typer.Argument(metavar='DIR', help='A dataset,
           json: Annotated[bool, typer.Option('--json', help='Print one JSON document.')] = False):
     "Recognise a dataset, count it, and find unreadable files, wrong labels and leaks; exit code 1 when something is wrong."
     from deepfakenb.data import layouts
-    with stoppable('the check changes nothing, run it again'): report = layouts.check(folder, decode=decode)
+    with stoppable('the check changes nothing, run it again'):
+        if not _utf8(sys.getfilesystemencoding()): _readable(below=folder)
+        _recognised(folder)
+        report = layouts.check(folder, decode=decode)
     if json:
         import json as j
-        typer.echo(j.dumps(report.to_dict(), indent=1, ensure_ascii=False))
+        typer.echo(j.dumps(report.to_dict(), indent=1, ensure_ascii=not _utf8(sys.stdout.encoding)))
     else:
         from rich.console import Console
         console = Console(highlight=False)
@@ -100,20 +144,30 @@ def faces(folder: Annotated[Path, typer.Argument(metavar='DIR', help='A video da
           limit: Annotated[int, typer.Option(min=0, help='Most frames of a video; 0: all.')] = 0,
           partial: Annotated[bool, typer.Option('--partial', help='Take the good frames of a truncated video.')] = False,
           workers: Annotated[int, typer.Option(min=1, help='Processes.')] = 1):
-    "Find, follow and cut out the faces of videos; counts what was dropped; goes on where it was stopped."
+    "Find, follow and cut out the faces of videos; counts what was dropped; goes on where it was stopped; exit code 1 where there is no face at all."
+    from deepfakenb.core import UserError, shown
     with stoppable('what was cut out so far is kept, run it again to go on'):
+        _readable(out, below=None if _utf8(sys.getfilesystemencoding()) else folder.parent if folder.is_file() else folder)
         videos = _videos(folder, dataset, compression, methods, splits, allow_leak, missing)
         from deepfakenb.data.faces.extract import extract_faces
         done = extract_faces(videos, out, rule=rule or None, size=size, detector=detector, step=step, limit=limit or None, workers=workers,
                              allow_partial=partial, landmarks=landmarks or None, **({'weights': weights} if weights else {}))
+    if not done.faces:
+        unread = f' ({len(done.skipped)} of them could not be read)' if done.skipped else ''
+        raise UserError(f"{shown(folder)}: no face in any of {done.videos} videos{unread}, {shown(out)} holds no crop; try another --detector{', a higher --limit' if limit else ''} or other videos, and a new folder")
     typer.echo(done.summary())
 
 def _videos(folder, dataset, compression, methods, splits, allow_leak, missing): # an index; the folder itself where it is no dataset
     from deepfakenb.core import UserError
-    from deepfakenb.data.layouts import recognise
     if folder.is_dir() and not dataset:
-        try: recognise(folder)
-        except UserError: typer.echo('note: no dataset that is known here, so the faces get no label and no split', err=True); return folder
+        try: _recognised(folder)
+        except UserError as e:
+            from deepfakenb.data.listing import VIDEO_SUFFIXES
+            _readable(below=folder)
+            plain = 'no dataset that is known' in str(e)
+            if not plain and not any(p.suffix.lower() in VIDEO_SUFFIXES for p in folder.rglob('*')): raise
+            typer.echo('note: no dataset that is known here, so the faces get no label and no split'+('' if plain else f' ({e})'), err=True)
+            return folder
     from deepfakenb.data.video import VideoIndex
     qualities = _listed(compression) or ('c23',)
     index = VideoIndex.read(folder, dataset or None, compression=qualities[0] if len(qualities) == 1 else qualities, methods=_listed(methods), splits=splits, allow_leak=_listed(allow_leak) or (), missing=missing)
