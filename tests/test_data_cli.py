@@ -158,6 +158,12 @@ def test_a_cut_list_is_named_with_its_line(tmp_path, call, keep, above):
         assert code == 1 and len(err) == 1 and 'UADFV.json:1: wrong structure: not valid JSON' in err[0], err
     assert not (tmp_path/'out').exists()
 
+def test_a_cut_list_beside_real_and_fake_is_noted(tmp_path, call):
+    for n in ('real', 'fake'): noise(tmp_path/f'set/{n}/a.mp4', seed=len(n)+ord(n[0]))
+    (tmp_path/'set/UADFV.json').write_text('{"UADFV": {')
+    code, out, err = call('data', 'check', tmp_path/'set')
+    assert code == 0 and 'nothing wrong' in out and len(err) == 1 and err[0].startswith('note: ') and 'UADFV.json:1' in err[0], (out, err)
+
 @pytest.mark.parametrize('text, word', (('<!DOCTYPE html><html>', 'UADFV.json:1: wrong structure: not valid JSON'), ('', 'UADFV.json: nothing listed: an empty file'), ('{\n"UADFV":\n{"UADFV_Real" {', 'UADFV.json:3: ')))
 @pytest.mark.parametrize('sub', ('', 'dataset_json'))
 def test_a_list_that_is_none(tmp_path, call, text, word, sub):

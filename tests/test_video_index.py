@@ -253,6 +253,8 @@ FAULTS = {
     'deepfakebench: a level missing': (bench, rows_of('UADFV.json', lambda t: t['UADFV']['UADFV_Real'].update(train={'label': 'UADFV_Real', 'frames': ['x.png']})), 'UADFV.json', 'UADFV/UADFV_Real/train'),
     'deepfakebench: a wrong split': (bench, rows_of('UADFV.json', lambda t: t['UADFV']['UADFV_Real'].update(dev={})), 'UADFV.json', 'UADFV/UADFV_Real/dev'),
     'deepfakebench: a missing picture': (bench, gone('UADFV/real/frames/0001/002.png'), 'UADFV.json', 'UADFV/real/frames/0001/002.png'),
+    'deepfakebench: cut': (bench, edit('UADFV.json', lambda t: t[:len(t)//2]), 'UADFV.json:1', 'not valid JSON'),
+    'deepfakebench: nothing of another machine': (bench, edit('UADFV.json', lambda t: t.replace('"UADFV\\\\', '"D:\\\\lab\\\\U\\\\')  .replace('frames\\\\', 'f\\\\')), 'UADFV.json', '12 of 12 videos'),
     'deepfakebench: a key twice': (bench, edit('UADFV.json', lambda t: t.replace('"0001":', '"0000":', 1)), 'UADFV.json', '0000 is a key twice'),
     'deepfakebench: out of the folder': (bench, edit('UADFV.json', lambda t: t.replace('UADFV\\\\real\\\\frames\\\\0001\\\\000', '..\\\\..\\\\secret')), 'UADFV.json', 'leaves the dataset'),
     'folder: nothing real': (folder, lambda r: [p.unlink() for p in (r/'real').iterdir()], 'real', 'no video'),
@@ -267,6 +269,48 @@ def test_each_fault_is_one_line_with_its_file(tmp_path, capfd, name):
     code = main(['data', 'check', str(root), '--no-decode', '--json']); out, err = capfd.readouterr()
     problems = json.loads(out)['problems']
     assert code == 1 and not err and any(p['severity'] == 'error' and word in p['file']+p['what'] and file.split(':')[0] in p['file']+' '+p['what'] for p in problems), problems
+
+def test_a_list_too_short_to_be_recognised(tmp_path):
+    root = bench(tmp_path); text = (root/'UADFV.json').read_text()
+    for keep in (1, 9, 25): write(root/'UADFV.json', text[:keep]); assert str(pytest.raises(UserError, VideoIndex.read, root, 'deepfakebench').value).startswith('UADFV.json:1: wrong structure: not valid JSON')
+
+# ---- absolute paths in a DeepfakeBench list
+
+def moved(root, path): return write(root/'UADFV.json', json.loads((root/'UADFV.json').read_text(), object_hook=lambda o: {k: [path(f) for f in v] if k == 'frames' else v for k, v in o.items()}))
+LABS = {'windows': lambda f: 'D:\\lab\\data\\'+f, 'linux': lambda f: '/home/someone/data/rgb/'+f.replace('\\', '/'), 'share': lambda f: '\\\\server\\faces\\'+f, 'home': lambda f: '~/faces/'+f.replace('\\', '/'), 'root': lambda f: '/'+f.replace('\\', '/'),
+        'drive letter alone': lambda f: 'C:'+f, 'dots': lambda f: '/home/x/../y/./'+f.replace('\\', '/'), 'two labs': lambda f: ('D:\\a\\' if 'real' in f else 'E:\\quite\\another\\')+f,
+        'half': lambda f: f if 'real' in f else '/mnt/x/'+f.replace('\\', '/'), 'shorter here': lambda f: 'D:\\lab\\real\\lab\\'+f}
+
+@pytest.mark.parametrize('lab', LABS)
+@pytest.mark.parametrize('rgb', (False, True))
+def test_paths_of_another_machine_are_found_by_their_end(tmp_path, lab, rgb):
+    expected = VideoIndex.read(bench(tmp_path/'as it was')); root = bench(tmp_path/'here'); moved(root, LABS[lab])
+    if rgb: (root/'rgb').mkdir(); (root/'UADFV').rename(root/'rgb/UADFV')
+    index = VideoIndex.read(root)
+    assert index.frame.path.str.removeprefix('rgb/').tolist() == expected.frame.path.tolist() and index.frame[['id', 'label', 'split', 'source']].equals(expected.frame[['id', 'label', 'split', 'source']])
+    assert [[Path(f).relative_to(root).as_posix().removeprefix('rgb/') for f in index.frame_files(v.id)] for v in index.videos] == [list(v.frames) for v in expected.videos] and not index.notes
+
+def test_the_longest_end_wins(tmp_path):
+    root = bench(tmp_path); moved(root, LABS['windows']); shutil.copytree(root/'UADFV/real', root/'real')          # real/frames/0000 is there too
+    assert VideoIndex.read(root/'UADFV.json').frame.path[0] == 'UADFV/real/frames/0000'
+    shutil.rmtree(root/'UADFV/real'); assert VideoIndex.read(root/'UADFV.json').frame.path[0] == 'real/frames/0000'
+
+def test_what_has_no_place_here_is_counted(tmp_path, capfd):
+    root = bench(tmp_path); moved(root, LABS['windows']); shutil.rmtree(root/'UADFV/fake'); (root/'UADFV/real/frames/0000/001.png').unlink()
+    with pytest.raises(UserError) as e: VideoIndex.read(root)
+    assert '6 of 12 videos' in str(e.value) and 'UADFV.json' in str(e.value) and 'D:' in str(e.value) and 'and 6 more' in str(e.value) and '\n' not in str(e.value), e.value
+    (root/'UADFV/real/frames/0000/001.png').write_text('x'); index = VideoIndex.read(root, missing='skip'); assert len(index) == 6 and index.notes == ('6 listed videos are not there and were left out',)
+    assert main(['data', 'check', str(root), '--no-decode']) == 1 and '6 of 12' in capfd.readouterr().out
+
+def test_a_place_that_several_claim_is_not_guessed(tmp_path):
+    root = bench(tmp_path); moved(root, lambda f: 'D:\\'+f.replace('_fake', '').replace('frames\\', '')); shutil.move(root/'UADFV/real/frames', root/'x'); shutil.rmtree(root/'UADFV')
+    for p in sorted((root/'x').iterdir()): p.rename(root/p.name)
+    with pytest.raises(UserError, match='several folders of another machine claim the place of D:') as e: VideoIndex.read(root)     # real/0000 and fake/0000, but one 0000 here
+    assert '12 of 12 videos' in str(e.value)
+
+def test_paths_of_another_machine_without_files(tmp_path):
+    root = bench(tmp_path); moved(root, LABS['linux']); shutil.rmtree(root/'UADFV')
+    index = VideoIndex.read(root/'UADFV.json', check_files=False); assert len(index) == 12 and index.frame.path[0] == 'home/someone/data/rgb/UADFV/real/frames/0000'
 
 def test_a_download_that_is_not_complete(tmp_path):
     root = ffpp(tmp_path); (root/REAL/'003.mp4').unlink(); (root/FAKE.format('FaceSwap')/'012_026.mp4').unlink()
@@ -339,7 +383,7 @@ def test_the_options_of_the_commands_are_those_of_the_functions():
 def test_commands_call_what_makes_videos_and_faces(tmp_path, capfd, monkeypatch):
     called = {}
     def make_videos(name, out, *, preset='smoke', seed=0, workers=1, device=None): called['make'] = (name, preset, seed, workers, device); Path(out).mkdir(); return Path(out)
-    def extract_faces(index, out, **options): called['faces'] = (index, options); return types.SimpleNamespace(summary=lambda: 'done')
+    def extract_faces(index, out, **options): called['faces'] = (index, options); return types.SimpleNamespace(faces=1, summary=lambda: 'done')
     monkeypatch.setitem(sys.modules, 'deepfakenb.data.synth.videos', types.SimpleNamespace(make_videos=make_videos))
     monkeypatch.setitem(sys.modules, 'deepfakenb.data.faces.extract', types.SimpleNamespace(extract_faces=extract_faces))
     assert main(['data', 'make', 'celebdf', str(tmp_path/'out'), '--seed', '3', '--workers', '2']) == 0 and called['make'] == ('celebdf', 'smoke', 3, 2, None)

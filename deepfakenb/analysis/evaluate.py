@@ -2,22 +2,22 @@
 
 # %% auto #0
 __all__ = ['KNOWN', 'LABELS', 'METRICS', 'NEED_BOTH', 'NEED_PROBABILITY', 'NEED_THRESHOLD', 'ONE_CLASS', 'NO_PROBABILITY',
-           'NO_THRESHOLD', 'FEW', 'HEAD', 'read_rows', 'label_of', 'Scored', 'scored_rows', 'read_scores', 'eer',
-           'log_loss', 'ece', 'weightings', 'honest_errors', 'intervals', 'Line', 'Evaluation', 'at_level', 'units_of',
-           'evaluate', 'as_rows', 'as_document', 'write_rows']
+           'NO_THRESHOLD', 'LONG', 'FEW', 'HEAD', 'read_rows', 'label_of', 'Scored', 'scored_rows', 'read_scores',
+           'eer', 'log_loss', 'ece', 'weightings', 'honest_errors', 'intervals', 'Line', 'Evaluation', 'at_level',
+           'units_of', 'evaluate', 'as_rows', 'as_document', 'write_rows']
 
-# %% ../../nbs/87_analysis.evaluate.ipynb #be3e7af4
+# %% ../../nbs/87_analysis.evaluate.ipynb #22c659ec
 import csv, io, math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 import numpy as np
 import pandas as pd
-from ..core import UserError, atomic, shown
+from ..core import UserError, atomic, progress, shown
 from ..metrics import detection as of
 from ..tasks.base import Estimate
 
-# %% ../../nbs/87_analysis.evaluate.ipynb #9b3554bd
+# %% ../../nbs/87_analysis.evaluate.ipynb #6cfb463a
 KNOWN = ('score', 'label', 'video', 'file', 'group', 'method')
 LABELS = {'0': 0, '0.0': 0, 'real': 0, '1': 1, '1.0': 1, 'fake': 1}
 
@@ -52,7 +52,7 @@ def label_of(text: str) -> int|None:
     "0 real, 1 fake; None: neither."
     return LABELS.get(text.strip().lower())
 
-# %% ../../nbs/87_analysis.evaluate.ipynb #ecfa037c
+# %% ../../nbs/87_analysis.evaluate.ipynb #2ee11e38
 @dataclass(frozen=True)
 class Scored:
     "Scores of a detector, and what was left out of them."
@@ -95,7 +95,7 @@ def read_scores(path: Path|str, columns: dict|None = None) -> Scored: # as `read
     "Scores from a CSV file of any program."
     return scored_rows(read_rows(path, columns=columns), shown(path))
 
-# %% ../../nbs/87_analysis.evaluate.ipynb #3e3bd54b
+# %% ../../nbs/87_analysis.evaluate.ipynb #62b1dd54
 def eer(labels, scores, weights=None) -> np.ndarray: # (R,) percent; NaN with one class only
     "Equal error rate, weighted; without weights `metrics.detection.equal_error_rate`."
     y, s, w = of._prepared(labels, scores, weights)
@@ -123,33 +123,38 @@ def ece(labels, scores, weights=None, bins: int = 10) -> np.ndarray: # (R,) perc
     inside = np.minimum((s*bins).astype(int), bins-1)[:, None] == np.arange(bins)
     return 100*of._ratio(np.abs(w@(inside*(s-y)[:, None])).sum(1), w.sum(1))
 
-# %% ../../nbs/87_analysis.evaluate.ipynb #f0e653db
+# %% ../../nbs/87_analysis.evaluate.ipynb #d65ac71d
 METRICS = dict(AUC=of.auc, AP=of.average_precision, EER=eer, ACC=of.accuracy, BACC=of.balanced_accuracy, ECE=ece, log_loss=log_loss)   # percent, but the log loss
 NEED_BOTH, NEED_PROBABILITY, NEED_THRESHOLD = ('AUC', 'AP', 'EER', 'BACC'), ('ECE', 'log_loss'), ('ACC', 'BACC')
 ONE_CLASS, NO_PROBABILITY, NO_THRESHOLD = 'one class only', 'the scores are no probabilities', 'the scores are no probabilities, and no threshold is given'
+LONG = 20_000   # rows from which on a bar is shown
 FEW = 10   # units below which an interval is too narrow to be trusted
 
 def weightings(units: np.ndarray, # (N,) number of the unit that each row belongs to
                n: int, seed: int): # yields (r, N) weights, n rows in total
     "How often each row counts in each redraw of the units, in blocks of bounded memory."
     rng, k = np.random.default_rng(seed), int(units.max())+1
-    block = max(1, min(n, 4_000_000//max(len(units), k)))
+    block = max(1, min(n, 400_000//max(len(units), k)))
     for start in range(0, n, block): yield rng.multinomial(k, np.full(k, 1/k), min(block, n-start)).astype(float)[:, units]
 
 def honest_errors(scores, n: int = 200, seed: int = 0, bins: int = 10) -> np.ndarray: # (n,) percent
     "Calibration errors of labels that are drawn from the scores themselves: what is scored without any fault."
     s, rng = np.asarray(scores, float), np.random.default_rng(seed)
     inside = (np.minimum((s*bins).astype(int), bins-1)[:, None] == np.arange(bins)).astype(float)
-    block = max(1, min(n, 4_000_000//len(s)))
+    block = max(1, min(n, 400_000//len(s)))
     return np.concatenate([100*np.abs((s-(rng.random((min(block, n-k), len(s))) < s))@inside).sum(1)/len(s) for k in range(0, n, block)])
 
 def intervals(functions: dict, # name -> function (labels, scores, weights) -> (R,)
               labels, scores, units, # (N,) each
               *, n: int = 1000, seed: int = 0, level: float = .95) -> dict: # name -> (value, low, high)
     "Scores with their bootstrap intervals over units; NaN where there is none."
+    order = np.argsort(scores, kind='stable')
+    labels, scores, units = (np.asarray(x)[order] for x in (labels, scores, units))       # once, and every sort in a score finds it done
     value = {k: float(f(labels, scores)[0]) for k, f in functions.items()}
     if units.max() == 0: return {k: (v, math.nan, math.nan) for k, v in value.items()}
-    drawn = [[f(labels, scores, w) for f in functions.values()] for w in weightings(units, n, seed)]
+    redraws = weightings(units, n, seed)
+    if len(labels) >= LONG: redraws = progress(redraws, f'intervals of {len(labels)} rows')
+    drawn = [[f(labels, scores, w) for f in functions.values()] for w in redraws]
     out = {}
     for k, d in zip(functions, (np.concatenate(x) for x in zip(*drawn))):
         d = d[~np.isnan(d)]
@@ -160,7 +165,7 @@ def intervals(functions: dict, # name -> function (labels, scores, weights) -> (
         out[k] = (value[k], float(low), float(high))
     return out
 
-# %% ../../nbs/87_analysis.evaluate.ipynb #c43e3222
+# %% ../../nbs/87_analysis.evaluate.ipynb #6fc3f636
 @dataclass(frozen=True)
 class Line:
     "The scores of all rows, or of one manipulation against all reals."
@@ -195,7 +200,7 @@ def units_of(f): # DataFrame of `at_level` -> (N,) names of what is drawn togeth
     "Groups; where none is named, videos; where none is named, rows."
     return [('g', g) if g else ('v', k) if k else ('r', w) for g, k, w in zip(f['group'], [k if v else '' for k, v in zip(f['key'], f['video'])], f['where'])]
 
-# %% ../../nbs/87_analysis.evaluate.ipynb #3ca873f7
+# %% ../../nbs/87_analysis.evaluate.ipynb #e6b52c94
 def _line(method, f, threshold, proper, draws, seed) -> Line:
     y, s = f['label'].to_numpy(), f['score'].to_numpy()
     units = pd.factorize(pd.Series(units_of(f)))[0]
@@ -236,7 +241,7 @@ def _notes(scored, f, lines, unit, kinds, level): # sentences
     if sure := [l.method or 'all' for l in lines if l.units > 1 and l.scores['AUC'].low == 100]: yield f"{', '.join(sure)}: no fake scored below a real one; an interval of one point only says that no error was seen, not that there is none"
     if a.scores['AUC'].high < 50: yield 'an AUC below 50: are the scores probabilities of *real*? Larger must mean more forged'
 
-# %% ../../nbs/87_analysis.evaluate.ipynb #ccab3dbf
+# %% ../../nbs/87_analysis.evaluate.ipynb #e9bafc45
 HEAD = ('method', 'metric', 'value', 'low', 'high', 'n', 'fakes', 'drawn', 'note')
 
 def as_rows(e: Evaluation) -> list[tuple]: # in the order of HEAD; numbers as text

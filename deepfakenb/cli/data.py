@@ -26,7 +26,7 @@ def stoppable(line: str # what is safe after Ctrl-C, and how to go on
         if _utf8(sys.getfilesystemencoding()) and 'surrogates' not in e.reason: raise
         raise UserError(_no_text(e.object[max(0, e.start-40):e.end+40])) from None
 
-# %% ../../nbs/89_cli.data.ipynb #5904f5b5
+# %% ../../nbs/89_cli.data.ipynb #2b6fe533
 def _utf8(encoding) -> bool: return (encoding or '').lower().replace('-', '') == 'utf8'
 
 def _no_text(name): # the line about a name that cannot be written down
@@ -90,15 +90,19 @@ def make(track: Annotated[str, typer.Argument(metavar='components|attributes|'+'
     typer.echo(f'{shown(made)}: made; look at it with: deepfakenb data check {shown(root)}')
 
 # %% ../../nbs/89_cli.data.ipynb #248fc53b
-def _recognised(folder): # raises where nothing is; a damaged list is the likelier reason, and is named
+def _recognised(folder): # raises where nothing is, or only something below; a damaged list is the likelier reason then, and is named
     from dataclasses import replace
     from deepfakenb.core import UserError, shown
     from deepfakenb.data.layouts import recognise
     from deepfakenb.data.readers.deepfakebench import damaged_json
-    try: recognise(folder)
-    except UserError:
-        if folder.is_dir() and (bad := damaged_json(folder)): raise UserError(str(replace(bad, file=os.path.join(shown(folder), bad.file)))) from None
-        raise
+    try: found, why = recognise(folder), None
+    except UserError as e: found, why = [], e
+    here = [f for f in found if f.root.parent != folder.resolve()]
+    bad = damaged_json(folder, below=not found) if folder.is_dir() and all(f.layout.name == 'folder' for f in found) else None
+    if bad: bad = replace(bad, file=os.path.join(shown(folder), bad.file))
+    if bad and not here: raise UserError(str(bad))
+    if bad: typer.echo(f'note: {bad}', err=True)
+    if why: raise why
 
 @app.command(epilog=_examples('deepfakenb data check data/real/Seq-DeepFake', 'deepfakenb data check data/real/Seq-DeepFake/facial_components --most 50',
                               'deepfakenb data check data/real/FaceForensics++', 'deepfakenb data check faces --no-decode --json > report.json'))

@@ -26,7 +26,7 @@ def _table(number, title, rows, columns, metrics):
 SING = TestSpec(dataset='deeperforensics', distortion='sing')
 TABLES = (
     _table(1, 'Tested on DeeperForensics under level-5 distortions', (gml('Xception'), Row('I3D', 'i3d', data=CLIP), Row('C3D', 'c3d', data=CLIP), R3D, Row('R50+lstm', 'resnet50-lstm', data=CLIP), Row('TSN', 'tsn', data=CLIP), OURS),
-           (Column('FF++', data=C23, test=SING), Column('DFO', data=dict(dataset='deeperforensics'), test=TestSpec(distortion='sing')), Column('FF++'+CORES, data=C23, own=True, test=SING)), ('ACC', 'AUC')),
+           (Column('FF++', data=C23, test=SING), Column('DFO', data=dict(dataset='deeperforensics'), test=TestSpec(distortion='sing')), Column('FF++'+CORES, data=C23, own=True, test=SING), OWN), ('ACC', 'AUC')),
     _table(2, 'Tested on Celeb-DF', (gml('Xception'), Row('F3-Net', 'f3-net'), Row('Effb4', 'efficientnet-b4'), Row('Matt', 'multi-attentional-detector'), OURS),
            (Column('FF++', data=C23, test=SETS['CDF']), Column('CDF', data=dict(dataset='celebdf')), Column('FF++'+CORES, data=C23, own=True, test=SETS['CDF'])), ('AUC',)),
     _table(3, 'Blocks, branch and losses', (*COMBINATIONS, *STATISTICS), (*ON['DFO'], *ON['CDF'], OWN, *ORDERS), ('AUC',)))

@@ -30,13 +30,14 @@ def json_files(root: Path # folder, or the one above it
     pattern = layout('deepfakebench').pattern
     return [name for name, head in _jsons(root) if re.match(pattern, head.decode('utf-8-sig', 'replace')) or _cut(root, name, head)]
 
-def damaged_json(root: Path # a folder in which no dataset was recognised, nor one level below
+def damaged_json(root: Path, # a folder in which no dataset was recognised
+                 below: bool = True # look into the folders in it as well
                 ) -> Problem|None: # file, line and what is wrong; None: every JSON file there can be read
     "The first JSON file of a folder that is none, which may be why nothing was recognised."
-    for below in ('', *[e.name+'/' for e in entries(root) if e.is_dir() and e.name != 'dataset_json'][:50]):
-        for name, _ in _jsons(root/below):
-            bad = [p for p in json_of(root/below, name)[1] if p.kind != 'listed twice']
-            if bad: return replace(bad[0], file=below+name)
+    for sub in ('', *[e.name+'/' for e in entries(root) if below and e.is_dir() and e.name != 'dataset_json'][:50]):
+        for name, _ in _jsons(root/sub):
+            bad = [p for p in json_of(root/sub, name)[1] if p.kind != 'listed twice']
+            if bad: return replace(bad[0], file=sub+name)
     return None
 
 # %% ../../../nbs/13_data.readers.deepfakebench.ipynb #d70a32a3
