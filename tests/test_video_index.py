@@ -277,8 +277,8 @@ def test_a_list_too_short_to_be_recognised(tmp_path):
 # ---- absolute paths in a DeepfakeBench list
 
 def moved(root, path): return write(root/'UADFV.json', json.loads((root/'UADFV.json').read_text(), object_hook=lambda o: {k: [path(f) for f in v] if k == 'frames' else v for k, v in o.items()}))
-LABS = {'windows': lambda f: 'D:\\lab\\data\\'+f, 'linux': lambda f: '/home/someone/data/rgb/'+f.replace('\\', '/'), 'share': lambda f: '\\\\server\\faces\\'+f, 'home': lambda f: '~/faces/'+f.replace('\\', '/'), 'root': lambda f: '/'+f.replace('\\', '/'),
-        'drive letter alone': lambda f: 'C:'+f, 'dots': lambda f: '/home/x/../y/./'+f.replace('\\', '/'), 'two labs': lambda f: ('D:\\a\\' if 'real' in f else 'E:\\quite\\another\\')+f,
+LABS = {'windows': lambda f: 'D:\\lab\\data\\'+f, 'linux': lambda f: '/Users/someone/data/rgb/'+f.replace('\\', '/'), 'share': lambda f: '\\\\server\\faces\\'+f, 'home': lambda f: '~/faces/'+f.replace('\\', '/'), 'root': lambda f: '/'+f.replace('\\', '/'),
+        'drive letter alone': lambda f: 'C:'+f, 'dots': lambda f: '/mnt/x/../y/./'+f.replace('\\', '/'), 'two labs': lambda f: ('D:\\a\\' if 'real' in f else 'E:\\quite\\another\\')+f,
         'half': lambda f: f if 'real' in f else '/mnt/x/'+f.replace('\\', '/'), 'shorter here': lambda f: 'D:\\lab\\real\\lab\\'+f}
 
 @pytest.mark.parametrize('lab', LABS)
@@ -310,7 +310,7 @@ def test_a_place_that_several_claim_is_not_guessed(tmp_path):
 
 def test_paths_of_another_machine_without_files(tmp_path):
     root = bench(tmp_path); moved(root, LABS['linux']); shutil.rmtree(root/'UADFV')
-    index = VideoIndex.read(root/'UADFV.json', check_files=False); assert len(index) == 12 and index.frame.path[0] == 'home/someone/data/rgb/UADFV/real/frames/0000'
+    index = VideoIndex.read(root/'UADFV.json', check_files=False); assert len(index) == 12 and index.frame.path[0] == 'Users/someone/data/rgb/UADFV/real/frames/0000'
 
 def test_a_download_that_is_not_complete(tmp_path):
     root = ffpp(tmp_path); (root/REAL/'003.mp4').unlink(); (root/FAKE.format('FaceSwap')/'012_026.mp4').unlink()
