@@ -48,9 +48,10 @@ def mean_interval(values, # (N,), NaN left out
     return Interval(float(v.mean()), *(float(q) for q in np.quantile(draws, [(1-level)/2, (1+level)/2])))
 
 def effect(a, b) -> float: # (N,) each
-    "Cohen's d: how many standard deviations the mean of `a` lies above that of `b`; NaN left out."
+    "Cohen's d: how many standard deviations the mean of `a` lies above that of `b`; NaN left out, and NaN where neither spreads."
     a, b = (np.asarray(x, float)[~np.isnan(x)] for x in (a, b))
-    return float((a.mean()-b.mean())/np.sqrt((a.var(ddof=1)+b.var(ddof=1))/2))
+    spread = np.sqrt((a.var(ddof=1)+b.var(ddof=1))/2)
+    return float((a.mean()-b.mean())/spread) if spread > 0 else float('nan')
 
 def entropy(maps: np.ndarray # (N, h, w), not negative
            ) -> np.ndarray: # (N,) in [0, 1]

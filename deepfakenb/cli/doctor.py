@@ -5,7 +5,7 @@ __all__ = ['PRESETS', 'BOTH', 'INSTALL', 'ROOM', 'MEMORY', 'MARKS', 'Finding', '
            'machine', 'real_data', 'starts', 'published', 'data', 'weights', 'programs', 'examine', 'works', 'verdicts',
            'command', 'page']
 
-# %% ../../nbs/89_cli.doctor.ipynb #7bc00ea2
+# %% ../../nbs/89_cli.doctor.ipynb #5d254095
 import os, shutil, sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,7 +37,7 @@ def place(path: Path) -> str:
     "A folder as its user knows it: below the workbook without the way there."
     return shown(path) if Path(path).resolve().is_relative_to(ROOT) else str(path)
 
-# %% ../../nbs/89_cli.doctor.ipynb #5bce0dda
+# %% ../../nbs/89_cli.doctor.ipynb #62b7f6d7
 INSTALL = 'run make reproduce, which sets up .venv, or: pip install -c constraints.txt -e .'
 
 def _packages():
@@ -72,7 +72,7 @@ def software() -> list[Finding]:
             looked('software', 'versions', _versions, BOTH+('paper',), INSTALL),
             looked('software', 'kernel', _kernel, BOTH+('paper',), f'{Path(sys.executable).name} -m ipykernel install --sys-prefix')]
 
-# %% ../../nbs/89_cli.doctor.ipynb #3a81eb74
+# %% ../../nbs/89_cli.doctor.ipynb #3c980c1a
 ROOM = dict(smoke=1, bench=6)      # GB that data and reports together may take
 MEMORY = dict(smoke=2, bench=4)    # GB
 
@@ -123,10 +123,12 @@ def machine() -> list[Finding]:
         lines.append(Finding(**{**asdict(large), 'needed': BOTH}) if large.ok else small if small.ok is False else Finding(**{**asdict(large), 'said': large.said+' for bench; smoke fits'}))
     return lines
 
-# %% ../../nbs/89_cli.doctor.ipynb #a358b1a3
+# %% ../../nbs/89_cli.doctor.ipynb #c8019751
 def _generated():
-    found = sorted({p.parent.name.rsplit('-', 1)[0] for p in generated_dir().glob('*/dataset.json')})
-    return None, ', '.join(found) or 'none yet; a set is made when it is first needed'
+    folders = sorted(p for p in generated_dir().glob('*-*') if p.is_dir())
+    name, whole = lambda p: p.name.rsplit('-', 1)[0], [p for p in folders if (p/'dataset.json').is_file()]
+    begun = [name(p) for p in folders if p not in whole]
+    return None, (', '.join(map(name, whole)) or 'none yet; a set is made when it is first needed') + (f"; begun and not complete: {', '.join(begun)}" if begun else '')
 
 def real_data() -> dict[str, Path]: # title -> root
     "Real datasets that are recognised below data/real and in the folder that the user named."
@@ -173,12 +175,12 @@ def _published():
     from deepfakenb.training.start import imagenet_file
     names = published()
     missing = [n for n in names if imagenet_file(n) is None]
-    return not missing, f'{len(names)-len(missing)} of {len(names)} found' + (f"; missing {', '.join(missing)}" if missing else '')
+    return len(missing) < len(names), f'{len(names)-len(missing)} of {len(names)} found' + (f"; columns stay empty without {', '.join(missing)}" if missing else '')
 
-# %% ../../nbs/89_cli.doctor.ipynb #981870da
+# %% ../../nbs/89_cli.doctor.ipynb #f18bda30
 def data() -> list[Finding]:
     "Generated sets, real data."
-    return [looked('data', 'generated sets', _generated, BOTH, f'delete the damaged dataset.json below {place(generated_dir())}'),
+    return [looked('data', 'generated sets', _generated),
             looked('data', 'DEEPFAKENB_DATA_ROOT', _named, BOTH+('paper',), 'unset it, or name the folder of a dataset'),
             looked('data', 'real datasets', _real, ('paper',), 'ask their owners and put them below data/real (data/README.md), then: deepfakenb reproduce --data-root DIR')]
 
@@ -189,13 +191,13 @@ def weights() -> list[Finding]:
             *(looked('weights', f'starts of {p}', lambda p=p: _starts(p), (p,), back+'nbs/experiments/backbone.ipynb and warm_start.ipynb') for p in BOTH),
             looked('weights', 'demonstration', lambda: _file(w/'demo'/'model.safetensors', 'predict on pictures'), (), 'name a run: deepfakenb predict --run ID'),
             looked('weights', 'video demonstration', lambda: _file(w/'demo-video'/'model.safetensors', 'predict on videos'), (), 'name a run: deepfakenb predict --run ID'),
-            looked('weights', 'published', _published, ('paper',), f"put the files at {place(data_dir()/'real'/'weights')}/NAME.pth; columns without theirs stay empty")]
+            looked('weights', 'published', _published, ('paper',), f"put the files at {place(data_dir()/'real'/'weights')}/NAME.pth")]
 
-# %% ../../nbs/89_cli.doctor.ipynb #e48b9503
+# %% ../../nbs/89_cli.doctor.ipynb #1d78ac55
 def _encoder():
     import av
     av.codec.Codec('libx264', 'w')
-    return True, f"libx264 in PyAV {av.__version__} (FFmpeg {'.'.join(map(str, av.library_versions['libavcodec']))} of libavcodec)"
+    return True, f'libx264, in PyAV {av.__version__}'
 
 def _program(*names):
     found = next((n for n in names if shutil.which(n)), None)
@@ -208,7 +210,7 @@ def programs() -> list[Finding]:
             looked('programs', 'LaTeX', lambda: _program('pdflatex', 'lualatex', 'xelatex'), (), 'install TeX Live to set the .tex tables; nothing else needs it'),
             looked('programs', 'git', lambda: _program('git'), (), 'install git, so that runs know their commit')]
 
-# %% ../../nbs/89_cli.doctor.ipynb #d804b66a
+# %% ../../nbs/89_cli.doctor.ipynb #8e431e80
 def examine() -> list[Finding]:
     "Everything, in the order in which it is printed."
     return [f for part in (software, machine, data, weights, programs) for f in part()]
@@ -226,7 +228,7 @@ def verdicts(findings: list[Finding]): # yields (what, ok, said)
         yield f'preset {preset}', not wrong, f'does not work: {missing}' if wrong else half
     yield 'CUDA', cuda, 'works' if cuda else 'does not work: no device'
 
-# %% ../../nbs/89_cli.doctor.ipynb #52bac522
+# %% ../../nbs/89_cli.doctor.ipynb #2e7074a1
 def command(json: Annotated[bool, typer.Option('--json', help='Print one JSON document.')] = False):
     """Look at what the commands need and say what would work; changes nothing. Exit code 0 when the smoke preset would.
 

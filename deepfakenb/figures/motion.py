@@ -41,7 +41,8 @@ def motion_figure(looked, # `analysis.attention.Looked` with clips of two frames
         at = np.ones(len(of_fake), bool) if m == 'all' else looked.methods == m
         d = mean_interval((of_fake-of_real)[at], looked.groups[at])
         axes[2].plot([d.low, d.high], [k, k], color=palette()[0], lw=1.3); axes[2].plot(d.mean, k, 'o', color=palette()[0], ms=4)
-        axes[2].text(1.01, k, f'd = {effect(of_fake[at], of_real[at]):+.2f}'.replace('-', '−'), transform=axes[2].get_yaxis_transform(), fontsize=7, va='center', color=PALE)
+        e = effect(of_fake[at], of_real[at])
+        axes[2].text(1.01, k, f'd = {e:+.2f}'.replace('-', '−') if e == e else 'd undefined', transform=axes[2].get_yaxis_transform(), fontsize=7, va='center', color=PALE)
     axes[2].axvline(0, color=PALE, ls=':', lw=.8); axes[2].set_yticks(range(len(names)), list(reversed(names))); axes[2].grid(axis='y', visible=False)
     axes[2].set_ylim(-.5, len(names)-.5); axes[2].set_xlabel('roughness, forged − original')
     return fig

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['STATISTICS', 'difference_ratio', 'flow_roughness', 'MotionStatistic']
 
-# %% ../../nbs/60_models.motionstatistic.ipynb #c02178a
+# %% ../../nbs/60_models.motionstatistic.ipynb #c0201dd
 import numpy as np
 import torch
 from torch import Tensor, nn

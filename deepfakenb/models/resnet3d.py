@@ -68,7 +68,7 @@ class ResNetBody(nn.Module):
         for s in (1, 2, 3, 4): x = behind(s, getattr(self, f'layer{s}')(x))
         return x
 
-# %% ../../nbs/50_models.resnet3d.ipynb #bdd6fb64
+# %% ../../nbs/50_models.resnet3d.ipynb #4851c9e2
 def inflated(state: dict, # of a 2-D network, or of a 3-D one
              own: dict # `state_dict` of the 3-D network
             ) -> dict:
@@ -94,6 +94,7 @@ def _start(body: ResNetBody, weights: str):
     state = {k.removeprefix('backbone.'): v for k, v in plain_names(read_tensors(weights)).items() if not k.startswith(('fc.', 'head.'))}
     fit(body, inflated(state, body.state_dict()), shown(weights))
 
+# %% ../../nbs/50_models.resnet3d.ipynb #fe1f039f
 class ResNet2d(DetectorModel):
     "The 2-D twin of `ResNet3d`: reads single frames, and starts it."
     name = 'resnet2d'
