@@ -48,13 +48,13 @@ class Chapter:
         "Show a figure, and save it where this chapter writes; `runs`: those that it shows."
         kinds = ' and '.join(sorted({r.provenance['data_kind'] for r in runs})) or None
         show_figure(fig, id, self.kept if self.out else None, caption=caption, preset=self.preset, data=kinds, runs=[r.id for r in runs], maker=self.maker)
-    def drawn(self, id: str, caption: str, runs, draw):
-        "A figure that needs weights and videos: `draw()` gives it, or raises `UserError`; then the kept one is shown, if it shows the same runs."
+    def drawn(self, id: str, caption: str, runs, draw, weights: bool = True):
+        "A figure that needs pictures, and mostly `weights`: `draw()` gives it, or raises `UserError`; then the kept one is shown, if it shows the same runs."
         from IPython.display import Image, Markdown, display
         runs = [r for r in runs if r]
         if not runs: return self.hole(figure_title(id), f'its runs were not made; {self.how}')
         try:
-            for r in runs: r.weights()                  # before anything is made
+            for r in runs if weights else (): r.weights()                  # before anything is made
             with theme(): fig = draw()
         except UserError as why:
             path, facts = self.kept/f'{id}.png', {}
