@@ -48,37 +48,44 @@ class Chapter:
         "Show a figure, and save it where this chapter writes; `runs`: those that it shows."
         kinds = ' and '.join(sorted({r.provenance['data_kind'] for r in runs})) or None
         show_figure(fig, id, self.kept if self.out else None, caption=caption, preset=self.preset, data=kinds, runs=[r.id for r in runs], maker=self.maker)
-    def drawn(self, id: str, caption: str, runs, draw, weights: bool = True):
-        "A figure that needs pictures, and mostly `weights`: `draw()` gives it, or raises `UserError`; then the kept one is shown, if it shows the same runs."
-        from IPython.display import Image, Markdown, display
-        runs = [r for r in runs if r]
-        if not runs: return self.hole(figure_title(id), f'its runs were not made; {self.how}')
-        try:
-            for r in runs if weights else (): r.weights()                  # before anything is made
-            with theme(): fig = draw()
-        except UserError as why:
-            path, facts = self.kept/f'{id}.png', {}
-            if path.with_suffix('.json').is_file(): facts = json.loads(path.with_suffix('.json').read_text(encoding='utf8'))
-            if not path.is_file() or facts.get('runs') != sorted({r.id for r in runs}): return self.hole(figure_title(id), f'{why}')
-            return display(Image(path.read_bytes(), alt=facts['alt']), Markdown(f"**{figure_title(id)}.** {facts['caption']} (Kept from when its weights were at hand.)"))
-        with theme(): self.keep(fig, id, caption, runs)
-    def forest(self, table: str, column: str, id: str, metric: str = 'AUC', xlabel: str = 'AUC, %, with 95 % interval', more: str = ''):
-        "The rows of a column with their intervals, as a figure."
-        from deepfakenb.figures.detectors import forest_figure
-        t = self.tables.get(table) or build_table(table, self.preset, self.out, maker=self.maker, write=False)
-        lines = [l for l in t.lines if (l['column'], l['metric']) == (column, metric) and l['ours'] is not None]
-        runs = [r for rs in self.runs(table, column).values() for r in rs]
-        if not runs: return self.hole(figure_title(id), f'no row of {column} was run; {self.how}')
-        with theme(): self.keep(forest_figure(lines, xlabel, None if metric == 'R2' else 50. if metric == 'AUC' else None), id, f'Table {t.number}, {column}. {more}'.strip(), runs)
-    def verdicts(self):
-        "The paper's claims beside its own numbers and the benchmark's, as a table; smoke decides nothing."
-        import pandas as pd
-        lines = judge(self.paper, self.preset, self.out)
-        self.judged = lines
-        return pd.DataFrame(claim_rows(lines)).set_index('no.').style.set_properties(**{'text-align': 'left'})
-    def empty(self): # Markdown
-        "Numbers that have none of ours beside them, counted by reason."
-        from collections import Counter
-        from IPython.display import Markdown
-        said = Counter(l['note'] for t in self.tables.values() for l in t.lines if l['note'] and l['ours'] is None)
-        return Markdown('Numbers without one of ours beside them, by reason:\n\n'+'\n'.join(f'- {n}: {why}' for why, n in said.most_common()))
+
+# %% ../../nbs/86_report.chapter.ipynb #c67f8f46
+def _drawn(self: Chapter, id: str, caption: str, runs, draw, weights: bool = True):
+    "A figure that needs pictures, and mostly `weights`: `draw()` gives it, or raises `UserError`; then the kept one is shown, if it shows the same runs."
+    from IPython.display import Image, Markdown, display
+    runs = [r for r in runs if r]
+    if not runs: return self.hole(figure_title(id), f'its runs were not made; {self.how}')
+    try:
+        for r in runs if weights else (): r.weights()                  # before anything is made
+        with theme(): fig = draw()
+    except UserError as why:
+        path, facts = self.kept/f'{id}.png', {}
+        if path.with_suffix('.json').is_file(): facts = json.loads(path.with_suffix('.json').read_text(encoding='utf8'))
+        if not path.is_file() or facts.get('runs') != sorted({r.id for r in runs}): return self.hole(figure_title(id), f'{why}')
+        return display(Image(path.read_bytes(), alt=facts['alt']), Markdown(f"**{figure_title(id)}.** {facts['caption']} (Kept from when its weights were at hand.)"))
+    with theme(): self.keep(fig, id, caption, runs)
+
+def _forest(self: Chapter, table: str, column: str, id: str, metric: str = 'AUC', xlabel: str = 'AUC, %, with 95 % interval', more: str = ''):
+    "The rows of a column with their intervals, as a figure."
+    from deepfakenb.figures.detectors import forest_figure
+    t = self.tables.get(table) or build_table(table, self.preset, self.out, maker=self.maker, write=False)
+    lines = [l for l in t.lines if (l['column'], l['metric']) == (column, metric) and l['ours'] is not None]
+    runs = [r for rs in self.runs(table, column).values() for r in rs]
+    if not runs: return self.hole(figure_title(id), f'no row of {column} was run; {self.how}')
+    with theme(): self.keep(forest_figure(lines, xlabel, None if metric == 'R2' else 50. if metric == 'AUC' else None), id, f'Table {t.number}, {column}. {more}'.strip(), runs)
+
+def _verdicts(self: Chapter):
+    "The paper's claims beside its own numbers and the benchmark's, as a table; smoke decides nothing."
+    import pandas as pd
+    lines = judge(self.paper, self.preset, self.out)
+    self.judged = lines
+    return pd.DataFrame(claim_rows(lines)).set_index('no.').style.set_properties(**{'text-align': 'left'})
+
+def _empty(self: Chapter): # Markdown
+    "Numbers that have none of ours beside them, counted by reason."
+    from collections import Counter
+    from IPython.display import Markdown
+    said = Counter(l['note'] for t in self.tables.values() for l in t.lines if l['note'] and l['ours'] is None)
+    return Markdown('Numbers without one of ours beside them, by reason:\n\n'+'\n'.join(f'- {n}: {why}' for why, n in said.most_common()))
+
+Chapter.drawn, Chapter.forest, Chapter.verdicts, Chapter.empty = _drawn, _forest, _verdicts, _empty
