@@ -6,7 +6,7 @@ __all__ = ['KNOWN', 'LABELS', 'METRICS', 'NEED_BOTH', 'NEED_PROBABILITY', 'NEED_
            'eer', 'log_loss', 'ece', 'weightings', 'honest_errors', 'intervals', 'Line', 'Evaluation', 'at_level',
            'units_of', 'evaluate', 'as_rows', 'as_document', 'write_rows']
 
-# %% ../../nbs/87_analysis.evaluate.ipynb #033765af
+# %% ../../nbs/87_analysis.evaluate.ipynb #47102405
 import csv, io, math
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +17,7 @@ from ..core import UserError, atomic, progress, shown
 from ..metrics import detection as of
 from ..tasks.base import Estimate
 
-# %% ../../nbs/87_analysis.evaluate.ipynb #7d43f920
+# %% ../../nbs/87_analysis.evaluate.ipynb #5bfa0dcd
 KNOWN = ('score', 'label', 'video', 'file', 'group', 'method')
 LABELS = {'0': 0, '0.0': 0, 'real': 0, '1': 1, '1.0': 1, 'fake': 1}
 
@@ -52,7 +52,7 @@ def label_of(text: str) -> int|None:
     "0 real, 1 fake; None: neither."
     return LABELS.get(text.strip().lower())
 
-# %% ../../nbs/87_analysis.evaluate.ipynb #065919ce
+# %% ../../nbs/87_analysis.evaluate.ipynb #8e471613
 @dataclass(frozen=True)
 class Scored:
     "Scores of a detector, and what was left out of them."
@@ -95,7 +95,7 @@ def read_scores(path: Path|str, columns: dict|None = None) -> Scored: # as `read
     "Scores from a CSV file of any program."
     return scored_rows(read_rows(path, columns=columns), shown(path))
 
-# %% ../../nbs/87_analysis.evaluate.ipynb #7754a749
+# %% ../../nbs/87_analysis.evaluate.ipynb #f0fa7687
 def eer(labels, scores, weights=None) -> np.ndarray: # (R,) percent; NaN with one class only
     "Equal error rate, weighted; without weights `metrics.detection.equal_error_rate`."
     y, s, w = of._prepared(labels, scores, weights)
@@ -123,7 +123,7 @@ def ece(labels, scores, weights=None, bins: int = 10) -> np.ndarray: # (R,) perc
     inside = np.minimum((s*bins).astype(int), bins-1)[:, None] == np.arange(bins)
     return 100*of._ratio(np.abs(w@(inside*(s-y)[:, None])).sum(1), w.sum(1))
 
-# %% ../../nbs/87_analysis.evaluate.ipynb #51f849ce
+# %% ../../nbs/87_analysis.evaluate.ipynb #daa07cbd
 METRICS = dict(AUC=of.auc, AP=of.average_precision, EER=eer, ACC=of.accuracy, BACC=of.balanced_accuracy, ECE=ece, log_loss=log_loss)   # percent, but the log loss
 NEED_BOTH, NEED_PROBABILITY, NEED_THRESHOLD = ('AUC', 'AP', 'EER', 'BACC'), ('ECE', 'log_loss'), ('ACC', 'BACC')
 ONE_CLASS, NO_PROBABILITY, NO_THRESHOLD = 'one class only', 'the scores are no probabilities', 'the scores are no probabilities, and no threshold is given'
@@ -165,7 +165,7 @@ def intervals(functions: dict, # name -> function (labels, scores, weights) -> (
         out[k] = (value[k], float(low), float(high))
     return out
 
-# %% ../../nbs/87_analysis.evaluate.ipynb #588ebebf
+# %% ../../nbs/87_analysis.evaluate.ipynb #045f222b
 @dataclass(frozen=True)
 class Line:
     "The scores of all rows, or of one manipulation against all reals."
@@ -198,12 +198,12 @@ def at_level(scored: Scored, level: str = ''): # DataFrame, 'row' or 'video'
 
 def units_of(f): # DataFrame of `at_level` -> (N,) names of what is drawn together
     "Groups; where none is named, videos; where none is named, rows."
-    return [('g', g) if g else ('v', k) if k else ('r', w) for g, k, w in zip(f['group'], [k if v else '' for k, v in zip(f['key'], f['video'])], f['where'])]
+    return ['g'+g if g else 'v'+k if k else 'r'+w for g, k, w in zip(f['group'], [k if v else '' for k, v in zip(f['key'], f['video'])], f['where'])]
 
-# %% ../../nbs/87_analysis.evaluate.ipynb #208dc06c
+# %% ../../nbs/87_analysis.evaluate.ipynb #72bc9575
 def _line(method, f, threshold, proper, draws, seed) -> Line:
     y, s = f['label'].to_numpy(), f['score'].to_numpy()
-    units = pd.factorize(pd.Series(units_of(f)))[0]
+    units = pd.factorize(np.array(units_of(f), object), sort=True)[0]       # by name: the order of the rows decides nothing
     k, why = int(units.max())+1, {}
     if y.min() == y.max(): why |= dict.fromkeys(NEED_BOTH, ONE_CLASS)
     if not proper: why |= dict.fromkeys(NEED_PROBABILITY, NO_PROBABILITY)
@@ -237,12 +237,12 @@ def _notes(scored, f, lines, unit, kinds, level): # sentences
     if level == 'video': yield 'the score of a video is the mean of its rows'
     elif scored.frame['key'].where(scored.frame['video'] != '').dropna().duplicated().any(): yield 'rows are scored one by one, and drawn by what they belong to'
     if len(kinds) > 1: yield f"rows without a {unit}: {sum(u[0] != unit[0] for u in units_of(f))}; each was drawn on its own"
-    if few := sorted({l.units for l in lines if 1 < l.units < FEW}): yield f"drawn over {' or '.join(map(str, few))} {unit}s: the intervals are too narrow"
+    if few := sorted({l.units for l in lines if 1 < l.units < FEW}): yield f"drawn over {few[0]}{f' to {few[-1]}' if few[1:] else ''} {unit}s: the intervals are too narrow"
     if any(l.units == 1 for l in lines): yield f'one {unit} alone: no interval'
     if sure := [l.method or 'all' for l in lines if l.units > 1 and l.scores['AUC'].low == 100]: yield f"{', '.join(sure)}: no fake scored below a real one; an interval of one point only says that no error was seen, not that there is none"
     if a.scores['AUC'].high < 50: yield 'an AUC below 50: are the scores probabilities of *real*? Larger must mean more forged'
 
-# %% ../../nbs/87_analysis.evaluate.ipynb #86506580
+# %% ../../nbs/87_analysis.evaluate.ipynb #e26240ef
 HEAD = ('method', 'metric', 'value', 'low', 'high', 'n', 'fakes', 'drawn', 'note')
 
 def as_rows(e: Evaluation) -> list[tuple]: # in the order of HEAD; numbers as text

@@ -4,14 +4,14 @@
 __all__ = ['HEAD', 'MEANS', 'labelled_videos', 'from_folders', 'from_table', 'judged_scores', 'cell', 'page', 'command',
            'evaluated', 'named']
 
-# %% ../../nbs/89_cli.evaluate.ipynb #301eb72e
+# %% ../../nbs/89_cli.evaluate.ipynb #546044a4
 import sys
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
 from ..core import UserError, shown
 
-# %% ../../nbs/89_cli.evaluate.ipynb #1d91f562
+# %% ../../nbs/89_cli.evaluate.ipynb #5c5f0a57
 def labelled_videos(folder: Path, # of videos
                     labels: Path|None = None, # CSV; None: the folder has real/ and fake/
                     out: Path|None = None # where results go, if below the folder: not looked into
@@ -54,7 +54,7 @@ def from_table(there: dict, folder: Path, labels: Path):
     if not rows: raise UserError(f'{shown(labels)}: labels no video of {shown(folder)}'+(f'; {": ".join(aside[0])}' if aside else ''))
     return list(rows.values()), aside
 
-# %% ../../nbs/89_cli.evaluate.ipynb #a2a7da52
+# %% ../../nbs/89_cli.evaluate.ipynb #0b41917f
 def judged_scores(detector, # `VideoDetector`
                   folder: Path, labels: Path|None, out: Path, # as `labelled_videos`; `out`: for faces, curves, scores.csv
                   tell=None): # `Scored`
@@ -75,7 +75,7 @@ def judged_scores(detector, # `VideoDetector`
 
 HEAD = ('video', 'score', 'label', 'method', 'group')
 
-# %% ../../nbs/89_cli.evaluate.ipynb #0d122bf9
+# %% ../../nbs/89_cli.evaluate.ipynb #9e5412dc
 MEANS = dict(AUC='a fake scores higher than a real one', AP='precision over recall', EER='as many false alarms as misses', ACC='right answers', BACC='right answers, mean of both classes', ECE='probabilities against what came true',
              log_loss='of the probabilities')
 
@@ -105,7 +105,7 @@ def page(e, most: int = 8): # `Evaluation`; yields tables and lines
     for where, why in e.left_out[:most]: yield f'  {escape(where)}: {escape(why)}'
     if len(e.left_out) > most: yield f'  and {len(e.left_out)-most} more; --json names all'
 
-# %% ../../nbs/89_cli.evaluate.ipynb #864d9d46
+# %% ../../nbs/89_cli.evaluate.ipynb #11023634
 def command(
     path: Annotated[Path, typer.Argument(metavar='FILE_OR_FOLDER', help='A CSV of scores (columns score, label; if known video, group, method), or a folder of videos in real/ and fake/.')],
     columns: Annotated[str, typer.Option(help="The file's names for the columns: score=p_fake,label=target.")] = '',
@@ -142,7 +142,7 @@ def command(
     console = Console(highlight=False); console.width = console.width if sys.stdout.isatty() else 200
     for part in page(e): console.print(part, soft_wrap=isinstance(part, str))
 
-# %% ../../nbs/89_cli.evaluate.ipynb #8e308c49
+# %% ../../nbs/89_cli.evaluate.ipynb #d0830ea4
 def evaluated(path: Path, columns: str, level: str, threshold, draws: int, run, labels, out: Path, reports, quiet: bool) -> tuple: # `Evaluation`, json-able facts about what was evaluated
     "What the command does, without printing its result."
     from deepfakenb.analysis.evaluate import evaluate, read_scores

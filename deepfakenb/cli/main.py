@@ -7,7 +7,7 @@ __all__ = ['app', 'STOPPED', 'options', 'main']
 import os, sys
 from typing import Annotated
 import typer
-from . import data, recover, reproduce, runs, use
+from . import data, doctor, evaluate, recover, reproduce, runs, train, use
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode='rich',
                   help='A workbook that reproduces five papers on deepfake detection. Start with: deepfakenb reproduce', pretty_exceptions_enable=False)
@@ -21,8 +21,11 @@ def _version(value: bool):
 def options(version: Annotated[bool, typer.Option('--version', callback=_version, is_eager=True, help='Show the version and exit.')] = False): pass
 
 app.command('reproduce')(reproduce.command)
+app.command('train')(train.command)
+app.command('evaluate')(evaluate.command)
 app.add_typer(use.app)
 app.command('recover')(recover.command)
+app.command('doctor')(doctor.command)
 app.add_typer(data.app, name='data')
 app.add_typer(runs.app, name='runs')
 

@@ -5,7 +5,7 @@ __all__ = ['app', 'Out', 'Json', 'Csv', 'clock', 'headline', 'told', 'print_tabl
            'list_', 'asked_for', 'show', 'history_of', 'chosen_epochs', 'shown_run', 'lines_of', 'method_of',
            'methods_of', 'measured', 'names_of', 'compared', 'compare', 'print_compared']
 
-# %% ../../nbs/89_cli.runs.ipynb #52f9cff2
+# %% ../../nbs/89_cli.runs.ipynb #0d172ced
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +18,7 @@ Out = Annotated[Optional[Path], typer.Option('--out', help="The reports' folder.
 Json = Annotated[bool, typer.Option('--json', help='Print one JSON document.')]
 Csv = Annotated[bool, typer.Option('--csv', help='Print a CSV table.')]
 
-# %% ../../nbs/89_cli.runs.ipynb #945eb55f
+# %% ../../nbs/89_cli.runs.ipynb #5c157c01
 def clock(seconds: float|None # a duration
          ) -> str: # '1 h 05 min', '40 s', '-'
     "A duration for people."
@@ -49,7 +49,7 @@ def print_table(view):
     console = Console(); console.width = console.width if sys.stdout.isatty() else 200
     console.print(view)
 
-# %% ../../nbs/89_cli.runs.ipynb #3c51a34c
+# %% ../../nbs/89_cli.runs.ipynb #154acac5
 def listed(runs) -> list[dict]:
     "A row a run: what it is, how it scored, how it stands."
     from deepfakenb.runs.store import differing
@@ -81,7 +81,7 @@ def in_order(rows: list[dict], by: str, reverse: bool = False) -> list[dict]:
     best_first = name not in ('run', 'preset', 'paper', 'model', 'dataset', 'seed', 'what', 'differs', 'epochs', 'took_s', 'state')
     return sorted(known, key=lambda r: r[name], reverse=best_first != reverse)+unknown
 
-# %% ../../nbs/89_cli.runs.ipynb #ff50c54b
+# %% ../../nbs/89_cli.runs.ipynb #70b5a4ce
 @app.command('list')
 def list_(preset: Annotated[Optional[str], typer.Option(help='Only this preset; own: runs of your own.', show_default='all')] = None,
           paper: Annotated[Optional[str], typer.Option(help='Only runs that this paper asks for, such as p1; own: of no paper.', show_default='all')] = None,
@@ -122,7 +122,7 @@ def asked_for(paper: Optional[str], table: Optional[str], runs=()) -> set[str]: 
     tables = [protocol.table(table)] if table else [*protocol.tables.values(), *protocol.extra.values()]
     return {s.id for p in PRESETS for t in tables for c in t.cells(p) for s in c.specs}
 
-# %% ../../nbs/89_cli.runs.ipynb #62dcf3ce
+# %% ../../nbs/89_cli.runs.ipynb #b1e175c3
 @app.command()
 def show(run: Annotated[str, typer.Argument(help="A run's id, the beginning of one, or its folder.")], csv: Csv = False, json: Json = False, out: Out = None):
     """Show one run: its options, scores, origin and files.
@@ -166,7 +166,7 @@ def lines_of(r): # yields lines
     yield 'state: ' + ('; '.join(r.stale) or 'current')
     yield 'files: ' + ', '.join(sorted(f.name for f in r.path.iterdir()))
 
-# %% ../../nbs/89_cli.runs.ipynb #d38ef9c4
+# %% ../../nbs/89_cli.runs.ipynb #8d183798
 def method_of(spec) -> str:
     "The same for runs that differ only in the seed, wherever they are filed."
     from deepfakenb.core import object_hash
@@ -195,7 +195,7 @@ def names_of(task) -> list[str]:
         except ValueError: return False
     return [m for m in asked if known(m)]
 
-# %% ../../nbs/89_cli.runs.ipynb #a632b1ac
+# %% ../../nbs/89_cli.runs.ipynb #5c7e547d
 def compared(groups, # of `methods_of`
              metrics: list[str], level: str = '') -> list[dict]: # json-able; a row a method and metric
     "Each method's number over its seeds, and its difference to the first method."
@@ -215,7 +215,7 @@ def compared(groups, # of `methods_of`
             rows.append(row)
     return rows
 
-# %% ../../nbs/89_cli.runs.ipynb #189d3935
+# %% ../../nbs/89_cli.runs.ipynb #79ddc733
 @app.command()
 def compare(runs: Annotated[list[str], typer.Argument(metavar='ID…', help="Runs' ids, or beginnings of them; runs that differ only in the seed are one method.")],
             metric: Annotated[Optional[list[str]], typer.Option(help='What to compare, such as AUC or Fixed-Acc; several times for several.', show_default='what their task shows first')] = None,
