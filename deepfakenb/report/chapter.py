@@ -53,8 +53,7 @@ class Chapter:
 def _drawn(self: Chapter, id: str, caption: str, runs, draw, weights: bool = True):
     "A figure that needs pictures, and mostly `weights`: `draw()` gives it, or raises `UserError`; then the kept one is shown, if it shows the same runs."
     from IPython.display import Image, Markdown, display
-    runs = [r for r in runs if r]
-    if not runs: return self.hole(figure_title(id), f'its runs were not made; {self.how}')
+    if not runs or None in runs: return self.hole(figure_title(id), f'a run that it shows was not made; {self.how}')
     try:
         for r in runs if weights else (): r.weights()                  # before anything is made
         with theme(): fig = draw()
