@@ -5,6 +5,7 @@ __all__ = ['maps_figure', 'where_figure', 'planted_figure', 'clip_figure']
 
 # %% ../../nbs/88_figures.attention.ipynb #160b19e0
 import numpy as np
+from ..core import UserError
 from .base import INK, PALE, new_figure, palette
 
 def _heat(ax, face, heat=None, region=None): # (S, S, 3) uint8; (h, w); bool (S', S')
@@ -38,6 +39,7 @@ def maps_figure(rows: list[dict], # name, and pictures: name -> (face (S, S, 3) 
 def where_figure(lines: list[dict] # of `analysis.attention.where_it_looks`
                 ): # figure
     "Lift in the forged region, on forgeries (filled) and on their originals (open), by attention and manipulation."
+    if not lines: raise UserError('the model has no map on the picture’s grid')
     names, methods = list(dict.fromkeys(l['attention'] for l in lines)), list(dict.fromkeys(l['method'] for l in lines))
     fig, axes = new_figure('double', .95+.24*len(methods), ncols=len(names), sharey=True, squeeze=False)
     for ax, name in zip(axes[0], names):

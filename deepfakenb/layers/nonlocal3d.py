@@ -7,6 +7,7 @@ __all__ = ['NonLocal']
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from .observed import Observed
 
 class NonLocal(nn.Module):
     "Embedded-Gaussian non-local block (Wang et al. 2018; paper 4, Eq. 5): (B, C, T, H, W) in and out; identity at the start."
@@ -16,7 +17,7 @@ class NonLocal(nn.Module):
         inner = max(1, channels//2)
         self.theta, self.phi, self.g = (nn.Conv3d(channels, inner, 1) for _ in range(3))
         self.W, self.bn = nn.Conv3d(inner, channels, 1), nn.BatchNorm3d(channels)
-        self.pooled = pooled
+        self.pooled, self.observed = pooled, Observed()
         nn.init.zeros_(self.bn.weight); nn.init.zeros_(self.bn.bias)
     def parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]: # (B, N, C/2), keys and values (B, M, C/2), contiguous
         "Queries, keys and values."
@@ -27,7 +28,17 @@ class NonLocal(nn.Module):
         q, k, v = self.parts(x)
         y = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], scale=1.)[:, 0]
         return y.mT.unflatten(-1, x.shape[2:])
-    def forward(self, x): return x + self.bn(self.W(self.gather(x)))
+    def forward(self, x):
+        if self.observed.recording: self.observed(*self.received(x))
+        return x + self.bn(self.W(self.gather(x)))
+    @torch.no_grad()
+    def received(self, x: Tensor, # (B, C, T, H, W)
+                 chunk: int = 1024 # queries at a time: the map is never whole
+                ) -> tuple[Tensor, tuple]: # (B, 1, 1, M), sums to 1; grid (T, h, w) of the keys
+        "How much each key is looked at, the mean over all queries."
+        q, k, _ = self.parts(x)
+        total = sum((part@k.mT).softmax(-1).sum(1) for part in q.split(chunk, 1))
+        return (total/q.shape[1])[:, None, None], (x.shape[2], x.shape[3]//self.pooled, x.shape[4]//self.pooled)
     @torch.no_grad()
     def looks(self, x: Tensor, # (B, C, T, H, W)
               queries # (Q, 3) places t, h, w
