@@ -103,7 +103,7 @@ def _texts(line, metric, mark): # three strings of a metric, the letter set behi
 
 _TEX = {'\\': r'\textbackslash{}', '&': r'\&', '%': r'\%', '$': r'\$', '#': r'\#', '_': r'\_', '{': r'\{', '}': r'\}', '~': r'\textasciitilde{}', '^': r'\textasciicircum{}',
         '−': '$-$', '×': r'$\times$', '✗': r'$\times$', '✓': r'$\surd$', '—': '---', '–': '--', '“': '``', '”': "''", '’': "'", '±': r'$\pm$', 'Δ': r'$\Delta$',
-        'λ': r'$\lambda$', 'α': r'$\alpha$', 'β': r'$\beta$', '‡': r'$\ddagger$', '†': r'$\dagger$', '≥': r'$\geq$', '≤': r'$\leq$', '→': r'$\rightarrow$', '…': r'\dots{}', '²': '$^2$', '\u00a0': '~'}
+        'λ': r'$\lambda$', 'τ': r'$\tau$', 'α': r'$\alpha$', 'β': r'$\beta$', '‡': r'$\ddagger$', '†': r'$\dagger$', '≥': r'$\geq$', '≤': r'$\leq$', '→': r'$\rightarrow$', '…': r'\dots{}', '²': '$^2$', '\u00a0': '~'}
 
 def tex(text: str) -> str: # safe in a LaTeX paragraph or cell
     "Escape text for LaTeX; a character without a translation is told by its code point, never dropped."

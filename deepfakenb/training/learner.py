@@ -50,7 +50,7 @@ class SequenceScores(Callback):
         from deepfakenb.metrics.sequence import SequenceMetrics
         self.train_loss = self.mean_loss()
         if not math.isfinite(self.train_loss):
-            raise UserError(f'training: the loss is {self.train_loss} in epoch {self.epoch}; choose a smaller learning rate (lr, lr_backbone)')
+            raise UserError(f'training: the loss is {self.train_loss} in epoch {self.epoch+1}; choose a smaller learning rate (lr, lr_backbone)')
         self.sequences = SequenceMetrics(); self.before_train()
     def after_batch(self):
         self.total += self.loss.detach()*len(self.labels); self.n += len(self.labels)
