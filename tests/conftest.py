@@ -1,5 +1,5 @@
 "Fixtures that several test files share."
-import os, signal
+import contextlib, io, os, signal
 from pathlib import Path
 import pytest
 
@@ -19,3 +19,13 @@ def shared() -> Path:
     path = Path(os.environ.get('DEEPFAKENB_SHARED') or ROOT.parent/'shared')
     if not path.is_dir(): pytest.skip('no shared/ folder beside the project')
     return path
+
+@pytest.fixture(scope='session')
+def deepfakenb():
+    "The command line in this process: arguments → (exit code, stdout, stderr)."
+    from deepfakenb.cli.main import main
+    def run(*arguments):
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err): code = main([str(a) for a in arguments])
+        return code, out.getvalue(), err.getvalue()
+    return run

@@ -5,17 +5,6 @@ from PIL import Image
 from deepfakenb.tasks import sequence
 
 @pytest.fixture(scope='module')
-def deepfakenb():
-    "The command line in this process: arguments → (exit code, stdout, stderr)."
-    import contextlib
-    from deepfakenb.cli.main import main
-    def run(*arguments):
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err): code = main([str(a) for a in arguments])
-        return code, out.getvalue(), err.getvalue()
-    return run
-
-@pytest.fixture(scope='module')
 def faces():
     "Two rendered faces of 256 px in which the detector finds one face each: uint8 (2, 256, 256, 3)."
     from deepfakenb.data.facefind import detect_faces

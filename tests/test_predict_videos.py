@@ -1,5 +1,5 @@
 "`deepfakenb predict VIDEO`: what is printed and written, what is set aside, and bad input in one line."
-import contextlib, csv, io, json
+import csv, json
 import numpy as np, pytest, torch
 from facefilm import walk
 from deepfakenb.core import UserError, weights_dir
@@ -7,15 +7,6 @@ from deepfakenb.data.codec import probe, write_video
 from deepfakenb.inference import videos
 from deepfakenb.models.base import build_model
 from deepfakenb.tasks.base import task_named
-
-@pytest.fixture(scope='module')
-def deepfakenb():
-    from deepfakenb.cli.main import main
-    def run(*arguments):
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err): code = main([str(a) for a in arguments])
-        return code, out.getvalue(), err.getvalue()
-    return run
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):

@@ -31,18 +31,6 @@ def smoke(generator):
         out[track] = files, labels, states, recorded(editor, who, labels, states)
     return out
 
-@pytest.fixture(scope='module')
-def deepfakenb():
-    "The command line in this process: arguments → (exit code, stdout, stderr)."
-    import contextlib
-    from deepfakenb.cli import main, recover
-    if 'recover' not in {c.name for c in main.app.registered_commands}: main.app.command('recover')(recover.command)
-    def run(*arguments):
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err): code = main.main([str(a) for a in arguments])
-        return code, out.getvalue(), err.getvalue()
-    return run
-
 def levels(a, b): return (a.float()-b.float()).abs().mean((1, 2, 3)).numpy()
 
 def test_orders():

@@ -6,7 +6,7 @@ __all__ = ['HEAD', 'VideoDetector', 'find_video_detector', 'demo_video_file', 'J
 
 # %% ../../nbs/88_inference.videos.ipynb #8153973d
 import csv
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 import numpy as np
 import torch
@@ -201,7 +201,7 @@ def predict_videos(detector: VideoDetector,
     lines = []
     for video in sorted(files):
         j = judged.get(video) or Judged(video, why=made.skipped.get(video) or 'no face found')
-        j = Judged(**{**j.__dict__, 'dropped': dropped.get(video, 0)})
+        j = replace(j, dropped=dropped.get(video, 0))
         if not j.why:
             write_curve(j, out)
             if overlay: write_overlay(detector, j, files[video], faces, out)

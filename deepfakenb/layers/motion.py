@@ -4,6 +4,7 @@
 __all__ = ['BLOCKS', 'TimeModule', 'CSTM', 'motion', 'STM', 'MCB', 'Folded', 'set_frames', 'give_time']
 
 # %% ../../nbs/21_layers.motion.ipynb #4b2f9f22
+from abc import ABC, abstractmethod
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,9 +15,12 @@ from .attention import choice
 def _before(x: Tensor) -> Tensor: return torch.cat([x[:, :1], x[:, :-1]], 1)   # each frame's predecessor; the first is its own
 def _after(x: Tensor) -> Tensor: return torch.cat([x[:, 1:], x[:, -1:]], 1)
 
-class TimeModule(nn.Module):
+class TimeModule(nn.Module, ABC):
     "Base: (B, C, T, H, W) in and out; the work is done with frames folded into the batch, (B, T, C, H, W)."
-    def folded(self, x: Tensor) -> Tensor: raise NotImplementedError
+    @abstractmethod
+    def folded(self, x: Tensor # (B, T, C, H, W)
+              ) -> Tensor: # (B, T, C, H, W)
+        "The work."
     def forward(self, x: Tensor # (B, C, T, H, W)
                ) -> Tensor: # (B, C, T, H, W)
         return self.folded(x.transpose(1, 2)).transpose(1, 2)
