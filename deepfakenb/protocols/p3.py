@@ -3,18 +3,18 @@
 # %% auto #0
 __all__ = ['NARROW', 'NETWORKS', 'RANKING', 'SMALL', 'EPOCHS', 'TRACKS', 'PRINTED', 'RANKED', 'MINE', 'NARROW_ROWS', 'DETECTORS',
            'ROWS', 'PARTS', 'ORDER', 'ORDER_ROWS', 'LOSSES', 'USED', 'COMBINATIONS', 'PAIRS', 'SENSITIVITY', 'SWIN',
-           'EFFICIENT', 'ELSEWHERE', 'C23', 'BLENDED', 'BINARY', 'SETS', 'TABLES', 'protocol', 'ours', 'theirs',
-           'ranking_scale', 'binary_scale', 'only_narrow']
+           'EFFICIENT', 'ELSEWHERE', 'C23', 'BLENDED', 'PLAIN', 'WARM', 'SBI', 'ALONE', 'BINARY', 'SETS', 'TABLES',
+           'protocol', 'ours', 'theirs', 'ranking_scale', 'binary_scale', 'only_narrow']
 
 # %% ../../nbs/82_protocols.p3.ipynb #c021341
 from dataclasses import replace
 from ..models.contrastiveranking import TABLE3
 from . import p1
 from .base import Column, Protocol, Row, Scale, TableSpec
-from .detectors import CORES, SHARED, VIDEO, detector_scale
+from .detectors import CORES, SHARED, VIDEO, detector_scale, narrow
 from ..runs.spec import TestSpec
 from ..training.options import scaled_schedule
-from ..training.start import imagenet_file
+from ..training.start import OURS, imagenet_file
 
 NARROW = 'ResNet-10-narrow'
 NETWORKS = {'ResNet-34': 'resnet34', 'ResNet-50': 'resnet50', 'Swin Transformer': 'swin_base_patch4_window7_224', NARROW: 'resnet10-narrow'}
@@ -52,8 +52,12 @@ def ranking_scale(preset, row, column) -> Scale|str:
 
 def binary_scale(preset, row, column) -> Scale|str:
     "What a cell of Table 2 is trained with in a preset, or why it is not."
-    if preset == 'smoke' and column.test is not None and column.test.dataset != 'celebdf': return 'not in smoke'
-    return detector_scale(preset, row, column, sizes=(64, 384))
+    warm = row.args.get('weights') in OURS
+    if preset == 'smoke' and (warm or column.test is not None and column.test.dataset != 'celebdf'): return 'not in smoke'
+    if warm and not column.own: return 'a row of two cores'
+    made = detector_scale(preset, row, column, sizes=(64, 384))
+    if isinstance(made, str) or not column.own or not row.data.get('self_blended'): return made
+    return replace(made, args=narrow(row, scratch=True))        # our starts have seen forgeries
 
 # %% ../../nbs/82_protocols.p3.ipynb #c061341
 TRACKS = {'Seq-FaceComp': 'components', 'Seq-FaceAttr': 'attributes'}
@@ -86,10 +90,14 @@ SENSITIVITY = tuple(ours(f'VI with {k}', own=True, **o) for k, o in {'λ1 = 0.1'
 SWIN, EFFICIENT = 'swin_base_patch4_window12_384', 'efficientnet-b4'
 ELSEWHERE = dict(CDF='celebdf', WDF='wilddeepfake', DFDC='dfdc', DFD='dfd')
 C23 = dict(compression=['c23'])
-BLENDED = 'needs pairs of a picture and its blend with itself as training data: not built yet'
-BINARY = (Row('Xception', 'xception'), Row('EfficientNet-B4', EFFICIENT), Row('Multi-Att (EfficientNet-B4)', 'multi-attentional-detector'),
-          Row('SBIs (EfficientNet-B4)', reason=BLENDED), Row('SBIs (Swin Transformer)', reason=BLENDED), Row('Ours (Swin Transformer)', 'contrastive-mil'),
-          Row('Ours, fused head as score', 'contrastive-mil', dict(score='head'), own=True))
+BLENDED = dict(self_blended=True, per_video=10)   # real samples of a video and epoch: as many steps as the rows that see four forgeries a real video
+PLAIN = dict(contrastive=False, depth=0, streams='patch', bce='patch', score='head')   # of our binary form: backbone, pyramid, pooled head
+WARM = ', from a start that has seen forgeries'
+SBI = (Row('SBIs (EfficientNet-B4)', EFFICIENT, data=BLENDED), Row('SBIs (Swin Transformer)', 'contrastive-mil', PLAIN, data=BLENDED))
+ALONE = Row('Ours, self-blends alone', 'contrastive-mil', data=BLENDED, own=True)
+BINARY = (Row('Xception', 'xception'), Row('EfficientNet-B4', EFFICIENT), Row('Multi-Att (EfficientNet-B4)', 'multi-attentional-detector'), *SBI, Row('Ours (Swin Transformer)', 'contrastive-mil'),
+          Row('Ours, fused head as score', 'contrastive-mil', dict(score='head'), own=True), ALONE,
+          *(replace(r, label=r.label+WARM, args={**r.args, 'weights': start}, own=True) for r, start in ((SBI[0], 'faces'), (ALONE, 'single-edits'))))
 def _crossed(end): return tuple(Column(f'Cross-testing {k}{end}', data=C23, own=bool(end), test=TestSpec(dataset=d)) for k, d in ELSEWHERE.items())
 SETS = (Column('Intra-testing FF++', data=C23), Column('Intra-testing CDF', data=dict(dataset='celebdf')), *_crossed(''),
         Column('Intra-testing FF++'+CORES, data=C23, own=True), *_crossed(CORES))
