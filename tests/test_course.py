@@ -1,43 +1,48 @@
 "The lessons' exercises: our solutions pass their checks, an empty answer and a wrong one do not, and a check needs nothing but its exercise."
 import re
-from pathlib import Path
 import pytest
+from deepfakenb.explore.lesson import check, exercises, lessons
+from deepfakenb.core import ROOT
 
-LESSONS = sorted((Path(__file__).resolve().parent.parent/'nbs'/'course').glob('[0-9]*.ipynb'))
+ALL = [pytest.param(e, id=f"{p.stem}: {e['number']} {e['title']}") for p in lessons() for e in exercises(p)]
 
-def cells(path): # code cells as (tag or '', source), and the markdown before each exercise
-    import nbformat
-    return [(next((t for t in c.metadata.get('tags', []) if t in ('setup', 'exercise', 'solution', 'check')), '') if c.cell_type == 'code' else 'text', c.source)
-            for c in nbformat.read(path, 4).cells]
-
-def exercises(path): # [(title, setup, starter, solution, check)]
-    found, all_cells = [], cells(path)
-    setup = '\n'.join(s for kind, s in all_cells if kind == 'setup')
-    for i, (kind, source) in enumerate(all_cells):
-        if kind == 'exercise':
-            title = re.search(r'^### (Exercise \d+.*)$', all_cells[i-1][1], re.M)
-            assert title and '<details><summary>' in all_cells[i-1][1], f'{path.name}: an exercise needs a title and a hint in the cell above'
-            assert [k for k, _ in all_cells[i+1:i+3]] == ['solution', 'check'], f'{path.name}: {title[1]}: solution and check must follow'
-            found.append((title[1], setup, source, all_cells[i+1][1], all_cells[i+2][1]))
-    return found
-
-ALL = [pytest.param(*e, id=f'{p.stem}: {e[0]}') for p in LESSONS for e in exercises(p)]
-
-def passes(*sources) -> bool:
-    names = {}
-    for s in sources[:-1]: exec(compile(s, '<lesson>', 'exec'), names)
-    try: exec(compile(sources[-1], '<check>', 'exec'), names); return True
-    except Exception: return False
+@pytest.fixture
+def passes(capsys):
+    def passes(*sources) -> bool:
+        names = {}
+        for s in sources[:-1]: exec(compile(s, '<lesson>', 'exec'), names)
+        check.results.clear()
+        exec(compile(sources[-1], '<check>', 'exec'), names)                   # a check prints, it does not stop the lesson
+        assert len(check.results) == 1, 'the cell has one check'
+        return next(iter(check.results.values()))[0]
+    return passes
 
 def test_there_are_lessons():
-    assert LESSONS and len(ALL) >= 4
-    for p in LESSONS: assert len({e[0].split(':')[0] for e in exercises(p)}) == len(exercises(p))      # numbered apart
+    assert len(lessons()) >= 12 and [int(p.name[:2]) for p in lessons()] == list(range(1, len(lessons())+1))
+    for p in lessons(): assert len(exercises(p)) >= 4 and [e['number'] for e in exercises(p)] == list(range(1, len(exercises(p))+1)), p.name
 
-@pytest.mark.parametrize('title, setup, starter, solution, check', ALL)
-def test_solution(title, setup, starter, solution, check):
-    assert passes(setup, starter, solution, check)                # ours is right, and the check needs nothing else of the lesson
-    assert not passes(setup, starter, check)                      # an empty answer is not
-    name = re.search(r'^def (\w+)\(', starter, re.M)[1]
-    assert re.search(rf'^def {name}\(', solution, re.M), 'the solution defines another function'
-    for wrong in ('0', 'a[0]'):                                   # nor is a constant, nor the argument itself
-        assert not passes(setup, f'def {name}(*a, **k): return {wrong}', check)
+@pytest.mark.parametrize('e', ALL)
+def test_solution(e, passes):
+    assert passes(e['setup'], e['solution'], e['check']), check.results        # ours is right, and the check needs nothing else of the lesson
+    assert not passes(e['setup'], e['starter'], e['check'])                    # an empty answer is not
+    assert 'still empty' in next(iter(check.results.values()))[1]
+    for wrong in ('0', 'a[0]'):                                               # nor is a constant, nor the argument itself
+        assert not passes(e['setup'], f"def {e['name']}(*a, **k): return {wrong}", e['check'])
+
+@pytest.mark.parametrize('path', lessons(), ids=lambda p: p.stem)
+def test_mechanics(path):
+    "Every assert says what is wrong; every section says how long it takes; the score stands at the end."
+    import ast, json
+    nb = json.loads(path.read_text())
+    text = '\n'.join(''.join(c['source']) for c in nb['cells'] if c['cell_type'] == 'markdown')
+    assert all(re.search(r'\(\d+ minutes\)$', h) for h in re.findall(r'^## \d.*$', text, re.M)), 'a section without its time'
+    assert 'yours to complete, and a check of **your** function' in text
+    assert any(''.join(c['source']).strip() == 'score()' for c in nb['cells'] if c['cell_type'] == 'code')
+    for e in exercises(path):
+        bare = [n.lineno for n in ast.walk(ast.parse(e['check'])) if isinstance(n, ast.Assert) and n.msg is None]
+        assert not bare, f"{path.name}, exercise {e['number']}: the asserts in lines {bare} of its check do not say what is wrong"
+
+def test_links_of_the_course_lead_somewhere():
+    for p in sorted((ROOT/'nbs'/'course').glob('*.ipynb')):
+        for link in re.findall(r'\]\(((?!https?:|#|mailto:)[^)#\s]+)', p.read_text()):
+            assert (p.parent/link).exists(), f'{p.name}: {link}'
