@@ -4,11 +4,12 @@
 __all__ = ['MODELS', 'Model', 'model_names', 'model_module', 'model_class', 'build_model', 'DetectorModel']
 
 # %% ../../nbs/26_models.base.ipynb #8abb0b29
-import importlib, inspect, re
+import importlib, importlib.util, inspect, re, sys
 from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
-from ..core import ROOT, UserError
+from pathlib import Path
+from ..core import ROOT, UserError, own_dir, shown
 
 # %% ../../nbs/26_models.base.ipynb #6265fd90
 MODELS = {}   # name -> class, filled as the modules are imported
@@ -45,22 +46,37 @@ def _modules() -> dict[str, str]: # name -> module
     "Where each model is defined, read from the sources, nothing imported."
     return {n: f'models.{p.stem}' for p in sorted((ROOT/'deepfakenb'/'models').glob('*.py')) for n in _NAME.findall(p.read_text(encoding='utf8'))}
 
+def _own() -> dict[str, Path]: # name -> file
+    "Models of the reader's own, in Python files of `own_dir()`."
+    return {n: p for p in sorted(own_dir().glob('*.py')) for n in _NAME.findall(p.read_text(encoding='utf8', errors='replace'))}
+
 def model_names() -> list[str]:
     "All models that there are."
-    return sorted({*_modules(), *MODELS})
+    return sorted({*_modules(), *MODELS, *_own()})
 
 def model_module(name: str # 'multi-cls'
                 ) -> str: # 'models.multicls'
     "Module that defines the model of that name, nothing imported; an unknown name raises `UserError` that lists the others."
     if (module := _modules().get(name)): return module
     if name in MODELS: return MODELS[name].__module__.removeprefix('deepfakenb.')       # defined in a notebook
+    if (file := _own().get(name)): return shown(file)
     raise UserError(f"model {name!r}: choose from {', '.join(model_names())}", 2)
 
 def model_class(name: str # 'multi-cls', 'xception' …
                ) -> type[Model]:
     "Class of that name; an unknown one raises `UserError` that lists the others."
-    if name not in MODELS: importlib.import_module('deepfakenb.'+model_module(name))
+    if name not in MODELS:
+        if (module := model_module(name)).startswith('models.'): importlib.import_module('deepfakenb.'+module)
+        else: _load_own(_own()[name])
     return MODELS[name]
+
+def _load_own(file: Path): # its classes enter `MODELS`
+    spec = importlib.util.spec_from_file_location(f'deepfakenb_own.{file.stem}', file)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    try: spec.loader.exec_module(module)
+    except Exception as e:
+        del sys.modules[spec.name]
+        raise UserError(f'{shown(file)}: cannot be imported ({type(e).__name__}: {e}); mend it', 2) from e
 
 def build_model(name: str, # 'multi-cls', 'xception', 'long-distance' …
                 **options # its own, see `model_class(name).__init__`

@@ -45,7 +45,8 @@ ALL = two(Column('FaceForensics++', data=HQ.data))
 CELEB = two(Column('Celeb-DF', data=dict(dataset='celebdf')))
 CROSS = (Column('FF++', data=dict(compression=['c23', 'c40'])), Column('Celeb-DF', data=dict(compression=['c23', 'c40'])),
          Column('FF++'+CORES, data=HQ.data, own=True), Column('Celeb-DF'+CORES, data=HQ.data, own=True, test=TestSpec(dataset='celebdf')))
-SIZES = two(*(Column(f'{s}×{s}', data=dict(dataset='celebdf')) for s in (256, 299, 398, 448)))
+SIZES = (*(Column(f'{s}×{s}', data=dict(dataset='celebdf')) for s in (256, 299, 398, 448)),
+         *(Column(f'{s}×{s}{CORES}', data=dict(dataset='celebdf'), own=True) for s in (46, 62, 94)))
 
 def celeb_scale(preset, row, column):
     "Trainings on the Celeb-DF-like set are planned, and not run on two cores yet."
@@ -53,9 +54,12 @@ def celeb_scale(preset, row, column):
     return detector_scale(preset, row, column)
 
 def size_scale(preset, row, column):
-    "Table XI: the input's size is the column."
-    if preset == 'smoke' or column.own: return 'not in smoke' if preset == 'smoke' else 'not planned on two cores: at 64 px all four sizes are one'
-    return detector_scale(preset, row, column, sizes=(64, int(column.label.split('×')[0])))
+    "Table XI: the input's size is the column. Ours are as far apart as the paper's, about a seventh of them."
+    if preset == 'smoke': return 'not in smoke'
+    size = int(column.label.split('×')[0])
+    scale = detector_scale(preset, replace(row, data={k: v for k, v in row.data.items() if k != 'size'}), column, sizes=(size, size))
+    if not column.own or isinstance(scale, str) or row.model != 'long-distance': return scale
+    return replace(scale, args=dict(scale.args, size=size))
 
 def cost(preset, row, column, metric): # -> function () -> Estimate, or None
     "Parameters and multiply-adds of the full-size network, which need no training."
