@@ -8,7 +8,7 @@ import csv, html, io
 from dataclasses import dataclass, field
 from pathlib import Path
 from ..core import UserError, atomic, commit, read_json, shown, write_json
-from .tables import number, tex
+from .tables import boxed, number, tex
 
 # %% ../../nbs/83_report.sheet.ipynb #9da93861
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ def sheet_html(s: Sheet) -> str:
     style = ['text-align:left;vertical-align:top' if k < s.words else 'text-align:right;white-space:nowrap;vertical-align:top' for k in range(len(s.columns))]
     cells = lambda row, tag: ''.join(f'<{tag} style="{st}">{e(c)}</{tag}>' for c, st in zip(row, style))
     body = ''.join(f'<tr>{cells(r, "td")}</tr>' for r in s.rows)
-    return f'<div class="dnb-table"><table class="dnb" id="{e(s.id)}"><caption style="text-align:left">{e(s.caption)}</caption><thead><tr>{cells(s.columns, "th")}</tr></thead><tbody>{body}</tbody></table></div>'
+    table = f'<table class="dnb" id="{e(s.id)}" aria-labelledby="{e(s.id)}-caption"><thead><tr>{cells(s.columns, "th")}</tr></thead><tbody>{body}</tbody></table>'
+    return boxed(e(s.id), e(s.caption), table)
 
 def sheet_latex(s: Sheet) -> str:
     "A `table*` with booktabs rules; columns of words wrap."
