@@ -22,6 +22,7 @@ class Order:
     workers: int = 1
     shard: Optional[str] = None
     keep_stale: bool = False
+    row: Optional[str] = None
     @property
     def reports(self) -> Path: return Path(self.out) if self.out else reports_dir()
 
@@ -41,14 +42,14 @@ def protocols_of(order: Order # what was asked for
 def wanted(order: Order, protocols: list) -> list:
     "The runs that the tables need and that can be trained here, of this shard."
     from deepfakenb.runs.launch import shard
-    specs = list({s.id: s for p in protocols for s in p.runs(order.preset, order.table)}.values())
+    specs = list({s.id: s for p in protocols for s in p.runs(order.preset, order.table, order.row)}.values())
     return shard(specs, order.shard) if order.shard else specs
 
 def further(order: Order, protocols: list) -> dict: # id of a run -> `TestSpec`s
     "The further test sets of all runs, each once."
     out = {}
     for p in protocols:
-        for i, tests in p.tests(order.preset, order.table).items(): out.setdefault(i, {}).update({t.id: t for t in tests})
+        for i, tests in p.tests(order.preset, order.table, order.row).items(): out.setdefault(i, {}).update({t.id: t for t in tests})
     return {i: tuple(t.values()) for i, t in out.items()}
 
 def holes(order: Order, protocols: list) -> dict[str, int]: # reason -> numbers
@@ -169,6 +170,7 @@ def reproduce(order: Order # what to reproduce
 def command(
     paper: Annotated[Optional[str], typer.Option(help='p1 … p5.', show_default='all')] = None,
     table: Annotated[Optional[str], typer.Option(help='One table, such as p1_table1.', show_default='all')] = None,
+    row: Annotated[Optional[str], typer.Option(help='Train only this row of the table, as it is labelled there; the others are shown as far as they are finished.', show_default='all')] = None,
     preset: Annotated[str, typer.Option(help='smoke: minutes, meaningless numbers; bench: the embedded benchmark; paper: real data and GPUs.')] = 'smoke',
     data_root: Annotated[Optional[Path], typer.Option(help='Folder of a dataset in the Seq-DeepFake layout, read instead of generated data.')] = None,
     out: Annotated[Optional[Path], typer.Option(help="The reports' folder.", show_default='reports')] = None,
@@ -187,10 +189,13 @@ def command(
 
     deepfakenb reproduce --preset bench --table p1_table1 --dry-run
 
+    deepfakenb reproduce --table p2_table1 --row Xception   one row
+
     deepfakenb reproduce --preset bench --shard 1/4       on the first of four machines
     """
     if data_root is not None: os.environ['DEEPFAKENB_DATA_ROOT'] = str(data_root.resolve())
-    order = Order(paper, table, preset, out.resolve() if out else None, workers, shard, keep_stale)
+    if row and not table: raise UserError('--row: which table? name it with --table', 2)
+    order = Order(paper, table, preset, out.resolve() if out else None, workers, shard, keep_stale, row)
     if dry_run: return dry(order)
     began = time.monotonic()
     try: summary, page = reproduce(order)

@@ -116,16 +116,18 @@ class Protocol:
         every = {**self.tables, **self.extra}
         if name not in every: raise UserError(f"table {name!r}: {self.paper} has {', '.join(every)}", 2)
         return every[name]
-    def runs(self, preset: str, table: str|None = None) -> list[RunSpec]:
-        "The runs that can be trained here, each once."
-        tables = [self.table(table)] if table else self.tables.values()
-        return list({s.id: s for t in tables for c in t.cells(preset) if not c.reason for s in c.specs}.values())
-    def tests(self, preset: str, table: str|None = None) -> dict[str, tuple]: # id of a run -> further `TestSpec`s
+    def _cells(self, preset: str, table: str|None, row: str|None) -> list[Cell]:
+        tables = [self.table(table)] if table else list(self.tables.values())
+        if row and row not in (names := list(dict.fromkeys(r.label for t in tables for r in t.rows))): raise UserError(f"row {row!r}: choose from {', '.join(names)}", 2)
+        return [c for t in tables for c in t.cells(preset) if row in (None, c.row)]
+    def runs(self, preset: str, table: str|None = None, row: str|None = None) -> list[RunSpec]:
+        "The runs that can be trained here, each once; of one table or one row alone if it is named."
+        return list({s.id: s for c in self._cells(preset, table, row) if not c.reason for s in c.specs}.values())
+    def tests(self, preset: str, table: str|None = None, row: str|None = None) -> dict[str, tuple]: # id of a run -> further `TestSpec`s
         "The further test sets that each run has to answer, each once."
         out = {}
-        for t in ([self.table(table)] if table else self.tables.values()):
-            for c in t.cells(preset):
-                for s in c.specs if c.test is not None and not c.reason else (): out.setdefault(s.id, {})[c.test.id] = c.test
+        for c in self._cells(preset, table, row):
+            for s in c.specs if c.test is not None and not c.reason else (): out.setdefault(s.id, {})[c.test.id] = c.test
         return {k: tuple(v.values()) for k, v in out.items()}
 
 # %% ../../nbs/82_protocols.base.ipynb #5472ac26
