@@ -1,4 +1,4 @@
-"The attention explorer in JupyterLab, in headless Chromium: run all cells, move a slider, see the picture change."
+"The explorers of attention and of films in JupyterLab, in headless Chromium: run all cells, move a slider, see the picture change."
 import json, os, shutil, signal, subprocess, sys, time
 import pytest
 
@@ -27,12 +27,11 @@ def pictures():
     ensure_track(track, 'smoke')
 
 @pytest.fixture
-def lab(tmp_path, root, pictures):
-    "JupyterLab with its own configuration on a copy of the notebook; nothing of it survives the test."
+def lab(tmp_path, root):
+    "JupyterLab with its own configuration on a folder that holds copies only; nothing of it survives the test."
     import psutil
     work, settings = tmp_path/'work', tmp_path/'settings'/'@jupyterlab'/'apputils-extension'
     work.mkdir(); settings.mkdir(parents=True)
-    shutil.copy(root/'nbs'/'explore'/'attention.ipynb', work)
     (settings/'notification.jupyterlab-settings').write_text('{"fetchNews": "false", "checkForUpdates": false}')
     folders = {f'JUPYTER_{k}_DIR': str(tmp_path/k.lower()) for k in ('CONFIG', 'RUNTIME', 'DATA')}
     env = {**os.environ, **folders, 'JUPYTERLAB_SETTINGS_DIR': str(tmp_path/'settings'), 'JUPYTERLAB_WORKSPACES_DIR': str(tmp_path/'workspaces'),
@@ -54,13 +53,28 @@ def lab(tmp_path, root, pictures):
         for p in alive: p.kill()
     assert not alive, f'left over: {alive}'
 
-def shown(page) -> str: # SHA-256 of the bytes of the explorer's picture, in hex
-    got = page.evaluate('''async () => {
+def run_all(page, url, token, notebook):
+    "Open a notebook, wait for its kernel, run all cells and wait for the explorer."
+    page.goto(f'{url}lab/tree/{notebook}?token={token}', wait_until='domcontentloaded')
+    page.wait_for_selector('.jp-Notebook .jp-Cell', timeout=40_000)
+    page.wait_for_selector('text=/\\(ipykernel\\) \\| Idle/', timeout=40_000)      # the status bar: the kernel is there
+    page.click('.lm-MenuBar-item:has-text("Run")')
+    page.click('.lm-Menu-item:has-text("Run All Cells")')
+    wait_for_picture(page)
+
+def digest(page) -> str|None: # SHA-256 of the bytes of the explorer's picture, in hex; None while it is being decoded
+    return page.evaluate('''async () => {
         const i = document.querySelector("img.widget-image"); if (!i || !i.naturalWidth) return null;
         const bytes = await (await fetch(i.src)).arrayBuffer();
-        if (new TextDecoder("latin1").decode(bytes.slice(1, 4)) != "PNG") return null;
+        const text = new TextDecoder("latin1").decode(bytes.slice(0, 10));
+        if (!text.includes("PNG") && !text.includes("JFIF")) return null;
         return [...new Uint8Array(await crypto.subtle.digest("SHA-256", bytes))].map(b => b.toString(16).padStart(2, "0")).join("") }''')
-    assert got, 'no picture'
+
+def shown(page, seconds=10) -> str: # its digest
+    limit = time.time()+seconds
+    while not (got := digest(page)):
+        assert time.time() < limit, 'no picture'
+        page.wait_for_timeout(50)
     return got
 
 def wait_for_picture(page, seconds=90):
@@ -78,25 +92,21 @@ def wait_for_picture(page, seconds=90):
 def until_changed(page, before, seconds=15) -> str:
     limit = time.time()+seconds
     while time.time() < limit:
-        now = shown(page)
-        if now != before: return now
+        now = digest(page)
+        if now and now != before: return now
         page.wait_for_timeout(50)
     raise AssertionError('the picture did not change')
 
-def test_slider_changes_the_picture(lab, root):
+def test_slider_changes_the_picture(pictures, lab, root):
     from playwright.sync_api import sync_playwright
     url, token, work = lab
+    shutil.copy(root/'nbs'/'explore'/'attention.ipynb', work)
     original = (root/'nbs'/'explore'/'attention.ipynb').read_bytes()
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox'])
         page = browser.new_page(viewport=dict(width=1400, height=1100))
         try:
-            page.goto(f'{url}lab/tree/attention.ipynb?token={token}', wait_until='domcontentloaded')
-            page.wait_for_selector('.jp-Notebook .jp-Cell', timeout=40_000)
-            page.wait_for_selector('text=/\\(ipykernel\\) \\| Idle/', timeout=40_000)      # the status bar: the kernel is there
-            page.click('.lm-MenuBar-item:has-text("Run")')
-            page.click('.lm-Menu-item:has-text("Run All Cells")')
-            wait_for_picture(page)
+            run_all(page, url, token, 'attention.ipynb')
             first = shown(page)
             page.locator('.widget-slider:has-text("step") .noUi-handle').focus()
             page.keyboard.press('ArrowRight')
@@ -109,3 +119,46 @@ def test_slider_changes_the_picture(lab, root):
             page.screenshot(path=work.parent/'last.png')                          # what was to be seen at the end, or when it failed
             browser.close()
     assert (root/'nbs'/'explore'/'attention.ipynb').read_bytes() == original     # the test worked on a copy
+
+FILMS = '''
+import numpy as np, torch
+from deepfakenb.explore.video import video_explorer
+from deepfakenb.explore.watching import Shot, Watched
+from deepfakenb.models.base import build_model
+torch.manual_seed(0)
+joint = Watched(build_model('timesformer', attention='joint', frames=4, size=32, patch=8, dim=16, depth=1, heads=2).eval(), 32, 4)
+faces = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+ui = video_explorer({'joint': joint}, dict(real=Shot('noise', faces, np.arange(8)), forged=Shot('dark', faces//2, np.arange(8))))
+ui.box
+'''
+
+def test_films_are_watched(lab):
+    "Frame slider and patch of the films' explorer, on noise and a random network: no data, a second of computing."
+    import nbformat
+    from playwright.sync_api import sync_playwright
+    url, token, work = lab
+    kernel = dict(kernelspec=dict(display_name='python3', language='python', name='python3'))
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(FILMS.strip())], metadata=kernel), work/'films.ipynb')
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox'])
+        page = browser.new_page(viewport=dict(width=900, height=1400))            # narrow: the controls wrap
+        try:
+            run_all(page, url, token, 'films.ipynb')
+            first = shown(page)
+            page.locator('.widget-slider:has-text("frame") .noUi-handle').focus()
+            page.keyboard.press('ArrowRight')
+            second = until_changed(page, first)
+            page.keyboard.press('ArrowLeft')
+            assert until_changed(page, second) == first
+            page.get_by_text('ask one patch').click()
+            asked = until_changed(page, first)
+            page.locator('.widget-slider:has-text("row") .noUi-handle').focus()
+            page.keyboard.press('ArrowRight')
+            until_changed(page, asked)                                            # another patch looks elsewhere
+            box = page.locator('.jp-OutputArea-output .widget-vbox').first.bounding_box()
+            for control in page.locator('.widget-vbox .widget-dropdown, .widget-vbox .widget-slider').all():
+                there = control.bounding_box()
+                assert there['x']+there['width'] <= box['x']+box['width']+1, 'a control leaves the window'
+        finally:
+            page.screenshot(path=work.parent/'last.png')
+            browser.close()

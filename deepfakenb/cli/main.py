@@ -7,7 +7,7 @@ __all__ = ['app', 'STOPPED', 'options', 'main']
 import os, sys
 from typing import Annotated
 import typer
-from . import data, doctor, evaluate, recover, reproduce, runs, train, use
+from . import course, data, doctor, evaluate, lease, recover, reproduce, runs, train, use
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode='rich',
                   help='A workbook that reproduces five papers on deepfake detection. Start with: deepfakenb reproduce', pretty_exceptions_enable=False)
@@ -27,6 +27,9 @@ app.add_typer(use.app)
 app.command('recover')(recover.command)
 app.command('doctor')(doctor.command)
 app.add_typer(data.app, name='data')
+app.add_typer(course.app, name='course')
+app.command('lease')(lease.command)
+runs.app.command('import')(lease.import_)
 app.add_typer(runs.app, name='runs')
 
 # %% ../../nbs/89_cli.main.ipynb #b148b1e1

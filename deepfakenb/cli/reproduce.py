@@ -176,6 +176,7 @@ def command(
     out: Annotated[Optional[Path], typer.Option(help="The reports' folder.", show_default='reports')] = None,
     workers: Annotated[int, typer.Option(min=1, help='Trainings side by side; the cores are shared out among them.')] = 1,
     shard: Annotated[Optional[str], typer.Option(help='i/n: train only the i-th of n parts, for machines that share the folder; builds no report.')] = None,
+    gpus_per_run: Annotated[int, typer.Option('--gpus-per-run', min=1, help='GPUs that share out each batch of a run; one run at a time.')] = 1,
     keep_stale: Annotated[bool, typer.Option('--keep-stale', help='Use runs made by an earlier state of the code; the report says so.')] = False,
     dry_run: Annotated[bool, typer.Option('--dry-run', help='Only say what would be trained, and how long it took last time.')] = False,
 ):
@@ -195,6 +196,8 @@ def command(
     """
     if data_root is not None: os.environ['DEEPFAKENB_DATA_ROOT'] = str(data_root.resolve())
     if row and not table: raise UserError('--row: which table? name it with --table', 2)
+    if gpus_per_run > 1 and workers > 1: raise UserError(f'--gpus-per-run {gpus_per_run}: with --workers 1, for the runs of several workers would share the same GPUs', 2)
+    if gpus_per_run > 1: os.environ['DEEPFAKENB_GPUS_PER_RUN'] = str(gpus_per_run)       # read by `training.run`
     order = Order(paper, table, preset, out.resolve() if out else None, workers, shard, keep_stale, row)
     if dry_run: return dry(order)
     began = time.monotonic()

@@ -15,6 +15,7 @@ from fastai.learner import Learner
 from fastai.callback.core import Callback, TrainEvalCallback
 from fastai.optimizer import OptimWrapper
 from ..core import UserError, atomic, read_json, shown, write_json
+from . import team
 from .options import TrainOptions, lr_factor
 
 # %% ../../nbs/76_training.learner.ipynb #c83f5ec0
@@ -112,7 +113,7 @@ def load_state(learn, folder: Path # of the run
               ) -> int: # epochs done: where to go on
     "Puts the newest checkpoint back and returns the epochs done, 0 without one; a damaged one raises `UserError` that names it."
     from safetensors.torch import load_model
-    for torn in Path(folder).glob('.*.tmp*'): shutil.rmtree(torn) if torn.is_dir() else torn.unlink()  # left by a kill
+    for torn in Path(folder).glob('.*.tmp*') if team.leads() else (): shutil.rmtree(torn) if torn.is_dir() else torn.unlink()  # left by a kill
     found = sorted(Path(folder).glob('checkpoint-*'))
     if not found: return 0
     try:
@@ -165,8 +166,9 @@ def parameter_groups(model) -> dict[str, list]: # 'backbone' and 'rest', without
     groups = {k: [p for p in g if p.requires_grad] for k, g in groups.items()}
     return {k: g for k, g in groups.items() if g}
 
-def _optimizer(options):
-    if options.optimizer == 'adamw': return partial(OptimWrapper, opt=torch.optim.AdamW, weight_decay=options.weight_decay)
+def _optimizer(options, device):
+    fused = dict(fused=True) if torch.device(device).type == 'cuda' else {}      # all parameters in one kernel
+    if options.optimizer == 'adamw': return partial(OptimWrapper, opt=torch.optim.AdamW, weight_decay=options.weight_decay, **fused)
     return partial(OptimWrapper, opt=torch.optim.SGD, momentum=options.momentum, weight_decay=options.weight_decay)
 
 def to_memory_format(model: nn.Module, channels_last: bool) -> nn.Module:
@@ -190,16 +192,18 @@ def make_learner(dls, # `.train`, `[1]` (validation), `.device`
     folder, groups = Path(folder), parameter_groups(model)
     folder.mkdir(parents=True, exist_ok=True)
     rates = [dict(backbone=options.lr_backbone, rest=options.lr)[k] for k in groups]
+    if team.size() > 1: team.synchronised(model, dls.device)
     to_memory_format(model.to(dls.device), options.channels_last)
-    cbs = [TrainEvalCallback, feed or TeacherForcing(options.channels_last), StepSchedule(options, rates), scores, BestCheckpoints(folder, selection),
-           TellProgress(folder), SaveState(folder)]
+    best = BestCheckpoints(folder, selection)
+    cbs = [TrainEvalCallback, feed or TeacherForcing(options.channels_last), StepSchedule(options, rates), scores, *((best, TellProgress(folder), SaveState(folder)) if team.leads() else ())]
+    if team.size() > 1: cbs.append(team.ShareOut(getattr(dls.train, 'seed', 0)))
     if options.clip: cbs.append(ClipGradient(options.clip))
     if options.bf16 and torch.device(dls.device).type == 'cuda':
         from fastai.callback.fp16 import AMPMode, MixedPrecision
         cbs.append(MixedPrecision(amp_mode=AMPMode.BF16))
-    learn = Learner(dls, model, loss_func=loss or (lambda *a: model.loss(*a)), opt_func=_optimizer(options), splitter=lambda m: [*groups.values()],
+    learn = Learner(dls, model, loss_func=loss or (lambda *a: model.loss(*a)), opt_func=_optimizer(options, dls.device), splitter=lambda m: [*groups.values()],
                     lr=options.lr, default_cbs=False, cbs=cbs)
-    learn.options, learn.folder, learn.rows = options, folder, []
+    learn.options, learn.folder, learn.rows, learn.best_checkpoints = options, folder, [], best
     learn.create_opt()
     return learn
 
