@@ -1,4 +1,5 @@
 "The lessons' exercises: our solutions pass their checks, an empty answer and a wrong one do not, and a check needs nothing but its exercise."
+import json
 import re
 import pytest
 from deepfakenb.explore.lesson import check, exercises, lessons
@@ -32,7 +33,7 @@ def test_solution(e, passes):
 @pytest.mark.parametrize('path', lessons(), ids=lambda p: p.stem)
 def test_mechanics(path):
     "Every assert says what is wrong; every section says how long it takes; the score stands at the end."
-    import ast, json
+    import ast
     nb = json.loads(path.read_text())
     text = '\n'.join(''.join(c['source']) for c in nb['cells'] if c['cell_type'] == 'markdown')
     assert all(re.search(r'\(\d+ minutes\)$', h) for h in re.findall(r'^## \d.*$', text, re.M)), 'a section without its time'
@@ -44,5 +45,6 @@ def test_mechanics(path):
 
 def test_links_of_the_course_lead_somewhere():
     for p in sorted((ROOT/'nbs'/'course').glob('*.ipynb')):
-        for link in re.findall(r'\]\(((?!https?:|#|mailto:)[^)#\s]+)', p.read_text()):
+        text = '\n'.join(''.join(c['source']) for c in json.loads(p.read_text())['cells'] if c['cell_type'] == 'markdown')
+        for link in re.findall(r'\]\(((?!https?:|#|mailto:)[^)#\s]+)', re.sub(r'```.*?```|`[^`\n]*`', '', text, flags=re.S)):
             assert (p.parent/link).exists(), f'{p.name}: {link}'

@@ -289,7 +289,7 @@ def test_search_sort_and_print(report, browser, scheme):
     ink, paper = (page.evaluate(f"getComputedStyle(document.body).{k}").strip('rgb()').split(', ') for k in ('color', 'backgroundColor'))
     assert abs(sum(map(int, ink))-sum(map(int, paper))) > 450                                            # readable in both
     page.get_by_role('searchbox').fill('seqfakeformer')
-    assert page.evaluate("[...document.querySelectorAll('main tbody tr:not([hidden])')].every(r => r.textContent.toLowerCase().includes('seqfakeformer'))")
+    assert page.evaluate("[...document.querySelectorAll('main table:has(thead) tbody tr:not([hidden])')].every(r => r.textContent.toLowerCase().includes('seqfakeformer'))")
     page.get_by_role('searchbox').fill('')
     assert page.evaluate("document.querySelectorAll('main tbody tr[hidden]').length") == 0
     heads = page.locator('#runs ~ .scroll thead th, #runs + .dnb-caption + .scroll thead th')

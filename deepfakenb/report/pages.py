@@ -48,7 +48,7 @@ footer{color:var(--pale);font-size:.86rem;padding-block:2.5rem 2rem}
 @media(max-width:40rem){body{font-size:16px}h1{font-size:1.6rem}.gallery{grid-template-columns:1fr}th,td{padding:.3rem .4rem}}
 @page{size:A4;margin:14mm 12mm}
 @media print{nav.toc,.code,.files,.skip{display:none}body{font-size:9.5pt;line-height:1.4}main,header.top,footer{max-width:none;padding:0}p,ul,ol,.banner,caption,.dnb-caption{max-width:none}a{color:inherit;text-decoration:none}
-figure,tr,.banner{break-inside:avoid}thead{display:table-header-group}h2,h3,.dnb-caption,summary{break-after:avoid}.gallery{grid-template-columns:1fr 1fr;gap:4mm}figure.wide{grid-column:1/-1}
+figure,tr,.banner{break-inside:avoid}thead{display:table-header-group}h2,h3,.dnb-caption,summary{break-after:avoid}.dnb-caption,caption,figcaption,.dnb-notes{font-size:8pt;line-height:1.35}.gallery{grid-template-columns:1fr 1fr;gap:4mm}figure.wide{grid-column:1/-1}
 .scroll,.dnb-table,.output_subarea,.text_cell_render{overflow:visible}table{font-size:6.3pt;width:100%}th,td{padding:.15rem .22rem;white-space:normal!important;overflow-wrap:anywhere}td small,td b,td a{white-space:normal}
 details::details-content{content-visibility:visible;block-size:auto;opacity:1}details>*{display:revert}}
 '''
