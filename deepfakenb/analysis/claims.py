@@ -82,6 +82,7 @@ def compare(claim: Claim, preset: str, out: Path|None = None, # reports' folder
         a, b = pair
         without = [c for c in pair if not c.runs]
         if without or a.measure is None: found.append(Comparison(column, missing=f'{without[0].row}: {without[0].reason or "not run yet"}' if without else 'no measure yet')); continue
+        if len({r.fingerprint for c in pair for r in c.runs}) > 1: found.append(Comparison(column, missing='its two rows read data of different bytes')); continue
         d = a.measure.difference(list(a.runs), list(b.runs), a.test)
         ids = tuple(sorted(r.id for c in pair for r in c.runs))
         found.append(Comparison(column, *(float(x) for x in d), min(len(a.runs), len(b.runs)), ids, '' if not math.isnan(d.low) else 'undefined'))
