@@ -167,7 +167,7 @@ def cells_of(table_id: str, # 'p1_table1' …
     return spec, ' and '.join(sorted(kinds)) or 'none', one_data(cells)
 
 # %% ../../nbs/83_analysis.results.ipynb #3aadba1b
-OTHER_BYTES = 'its data were made anew by the same recipe on another machine and differ in some bytes from the other rows’: in no comparison'
+OTHER_BYTES = 'its data were made anew and differ in some bytes from the other rows’: in no comparison'
 
 def one_data(cells: list[Cell] # of one table
             ) -> list[Cell]:

@@ -31,7 +31,7 @@ def grade(files: Annotated[list[Path], typer.Argument(help='Returned notebooks, 
     from deepfakenb.explore.lesson import grade as graded
     import pandas as pd
     notebooks = [p for f in files for p in (sorted(f.glob('*.ipynb')) if f.is_dir() else [f])]
-    if missing := [str(p) for p in notebooks if not p.exists()] or not notebooks: raise UserError(f'no notebook found: {missing if missing is not True else ", ".join(map(str, files))}', 2)
+    if missing := [p for p in notebooks if not p.exists()] or (files if not notebooks else []): raise UserError(f"no notebook found: {', '.join(map(str, missing))}", 2)
     rows, aside = [], []
     for p in progress(notebooks, 'grading'):
         try: rows += graded(p, seconds)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 from ..core import UserError
-from .recorder import Records, beside, colours, enlarge, for_steps, heat, one_for_all, overlay, panel, pictured, record, spread, stacked, weight_map
+from .recorder import Records, beside, colours, enlarge, for_steps, heat, menu_of_runs, one_for_all, overlay, panel, pictured, record, spread, stacked, weight_map
 from .video import drawn, shares
 from ..inference.predict import model_input
 from ..vocab import NA, STEPS, Vocabulary
@@ -387,6 +387,5 @@ def sequence_runs(track: str, size: int, # of the pictures
                   out=None # reports' folder
                  ) -> dict: # what a menu says -> function that gives the model
     "Runs of a track and size whose weights are on this machine, the larger presets first."
-    from deepfakenb.runs.store import list_runs
-    here = [r for r in list_runs(out) if r.spec.data.get('track') == track and r.spec.data.get('size') == size and (r.path/r.spec.task.checkpoints[r.spec.task.default]).is_file()]
-    return {f'{r.spec.preset}: {r.spec.title} ({r.id[:6]})': r.model for r in sorted(here, key=lambda r: (r.spec.preset == 'smoke', r.spec.model, r.id))}
+    found = menu_of_runs(lambda spec: (spec.data.get('track'), spec.data.get('size')) == (track, size), out)
+    return {k: r.model for k, r in found.items()}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from ..core import UserError
-from .recorder import beside, colours, enlarge, jpeg, panel, stacked
+from .recorder import beside, colours, enlarge, jpeg, menu_of_runs, panel, stacked
 from .video import curves, drawn, shares
 from ..losses.contrastive import contrasts, probability, strongest
 from ..models.base import DetectorModel
@@ -151,6 +151,4 @@ class PatchExplorer:
 def patch_runs(out=None # reports' folder
               ) -> dict: # what a menu says -> function that gives the model
     "Runs whose models compare patches and whose weights are on this machine, the larger presets first."
-    from deepfakenb.runs.store import list_runs
-    here = [r for r in list_runs(out) if r.spec.model in ('contrastive-ranking', 'contrastive-mil') and (r.path/r.spec.task.checkpoints[r.spec.task.default]).is_file()]
-    return {f'{r.spec.preset}: {r.spec.title} ({r.id[:6]})': r.model for r in sorted(here, key=lambda r: (r.spec.preset == 'smoke', r.spec.model, r.id))}
+    return {k: r.model for k, r in menu_of_runs(lambda spec: spec.model in ('contrastive-ranking', 'contrastive-mil'), out).items()}

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Records', 'join', 'attentions', 'record', 'rows', 'enlarge', 'heat', 'weight_map', 'spread', 'on_grid', 'from_tokens',
            'pictured', 'one_for_all', 'for_steps', 'palette', 'colours', 'overlay', 'font', 'fitted', 'panel', 'beside',
-           'stacked', 'packed', 'png', 'jpeg']
+           'stacked', 'packed', 'png', 'jpeg', 'menu_of_runs']
 
 # %% ../../nbs/86_explore.recorder.ipynb #331b0dc6
 import contextlib
@@ -235,3 +235,12 @@ def packed(image: np.ndarray, # uint8 (H, W, 3)
 
 def png(image: np.ndarray) -> bytes: return packed(image, compress_level=1)               # fast, nothing is lost
 def jpeg(image: np.ndarray) -> bytes: return packed(image, 'JPEG', quality=85, subsampling=0)   # small, for pages that keep their pictures
+
+# %% ../../nbs/86_explore.recorder.ipynb #e420485d
+def menu_of_runs(wanted, # function (RunSpec) -> whether the explorer can show it
+                 out=None # reports' folder
+                ) -> dict: # what a menu says -> `Run`
+    "Runs whose weights are on this machine, the larger presets first."
+    from deepfakenb.runs.store import list_runs
+    here = [r for r in list_runs(out) if wanted(r.spec) and (r.path/r.spec.task.checkpoints[r.spec.task.default]).is_file()]
+    return {f'{r.spec.preset}: {r.spec.title} ({r.id[:6]})': r for r in sorted(here, key=lambda r: (r.spec.preset == 'smoke', r.spec.model, r.id))}

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from ..core import UserError
-from .recorder import beside, colours, enlarge, font, jpeg, overlay, panel, stacked
+from .recorder import beside, colours, enlarge, font, jpeg, menu_of_runs, overlay, panel, stacked
 from .watching import Shot, Watched, empty_shot, reader_of, rendered_shot, sample_at, samples_of, video_shot, watched
 
 # %% ../../nbs/88_explore.video.ipynb #54b75930
@@ -393,9 +393,7 @@ VideoExplorer.show, VideoExplorer.redraw, VideoExplorer._repr_mimebundle_ = _sho
 def video_runs(out: Path|str|None = None # reports' folder
               ) -> dict: # what a menu says -> folder of the run
     "Runs of videos with weights on this machine, the larger presets first."
-    from deepfakenb.runs.store import list_runs
-    here = [r for r in list_runs(out) if r.spec.task.unit == 'videos' and (r.path/r.spec.task.checkpoints[r.spec.task.default]).is_file()]
-    return {f'{r.spec.preset}: {r.spec.title} ({r.id[:6]})': r.path for r in sorted(here, key=lambda r: (r.spec.preset == 'smoke', r.spec.model, r.id))}
+    return {k: r.path for k, r in menu_of_runs(lambda spec: spec.task.unit == 'videos', out).items()}
 
 def video_explorer(model_or_run=None, # as `watched`, or a dict of them by name; None: the demonstration detector
                    *films, # video files; `Shot`s; dicts title -> `Shot`
