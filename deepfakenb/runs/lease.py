@@ -168,7 +168,7 @@ def run_lease(self: Lease) -> Lease:
     "Do it: returns when the time is over or nothing is left; Ctrl-C and SIGTERM end it in order."
     self.work.mkdir(parents=True, exist_ok=True)
     self.packer, self.crew = Packer(self.out, about=dict(made=provenance())), []
-    self.known.runs = [*self.known.runs, *(r.id for r in list_runs(self.work) if not r.stale and not _packed(self, r) is None)]   # of an earlier call on this machine
+    self.known.runs = [*self.known.runs, *(r.id for r in list_runs(self.work) if not r.stale and _packed(self, r) is not None)]   # of an earlier call on this machine
     before = signal.signal(signal.SIGTERM, _interrupt) if threading.current_thread() is threading.main_thread() else None
     try:
         self.crew = [Worker(k, self.device, self.work) for k in range(self.workers or (4 if self.device != 'cpu' else 1))]
