@@ -33,8 +33,8 @@ test: .venv/.ready ## run every notebook (nbdev_test), then tests/
 	@DEEPFAKENB_QUIET=1 OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --pause 0.1
 	@DEEPFAKENB_QUIET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-lab: .venv/.ready ## open the workbook in JupyterLab
-	@$(BIN)/jupyter lab --notebook-dir=nbs
+lab: .venv/.ready ## open the workbook in JupyterLab, at its contents
+	@$(BIN)/jupyter lab --notebook-dir=nbs --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate contents.ipynb
 
 export: .venv/.ready ## write deepfakenb/ from nbs/, clean the notebooks, write README.md from nbs/index.ipynb
 	@$(BIN)/nbdev_export

@@ -22,6 +22,16 @@ def test_verdicts_follow_from_the_differences(today):
         if not known: assert l['verdict'].startswith('not measured'), l['id']
         if l['verdict'].startswith('undecided'): assert 'could not be seen' in l['verdict'] and known, l['id']
 
+def test_the_benchmark_passes_its_gate():
+    "Frames are learned, motion is seen, c40 is not hopeless: the three conditions that were set before anything was built."
+    from deepfakenb.analysis.gate import gate
+    lines = gate('bench')
+    assert [l['met'] for l in lines] == [True]*3, [(l['condition'], l['mean'], l['low']) for l in lines]
+
+def test_a_verdict_whose_runs_are_there_is_not_called_stale():
+    rows, wrong = claims_of(BENCH)
+    assert rows and not wrong and not [r['no.'] for r in rows if 'STALE' in r['verdict']]
+
 def test_no_claim_is_counted_twice_and_every_paper_has_some():
     found = claims()
     assert len({(c.table, c.first, c.second, c.columns, c.metric) for c in found}) == len(found)
@@ -35,7 +45,8 @@ def test_pages_show_the_record(tmp_path, today):
     assert not wrong and len(rows) == len(today)
     page, readme = build_index(folder).read_text(encoding='utf8'), build_readme(folder).read_text(encoding='utf8')
     for text in (page, readme): assert claims_text(rows) in text
-    for r in rows: assert f"| {r['no.']} |" in readme and r['no.'] in page
+    for r in rows: assert f"| [{r['no.']}]({r['no.'].split('.')[0]}/tables/{r['table']}.md) |" in readme and f'<a href="#{r["table"]}">{r["no."]}</a>' in page
+    assert any(r['evidence'] for r in rows) and all(('STALE' in r['verdict']) == bool(r['evidence']) for r in rows)      # no run is in this folder: what was read from some is out of date
     kinds = [verdict_kind(r['verdict']) for r in rows]
     assert set(kinds) <= {'holds', 'does not hold', 'undecided', 'not measured'} and str(kinds.count('holds')) in claims_text(rows)
 

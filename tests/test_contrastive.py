@@ -1,6 +1,7 @@
 "The contrastive MIL loss and paper 3's binary model beyond their notebooks: random properties against a double loop, mixed precision, weights by published names, the recorder."
 import json, math
 import pytest, torch
+from hypothesis import given, settings, strategies as st
 from deepfakenb.core import UserError
 from deepfakenb.losses.contrastive import EPS, contrastive_loss, contrasts, fake_curve, fake_probability, mil_loss, probability, regularity_loss
 from deepfakenb.losses.contrastive import similarity_matrix, sorted_similarities, strongest, values_of_k
@@ -270,3 +271,69 @@ def test_learns_what_it_is_made_for():
     x, labels = batch(99)
     p = m.predict(x)
     assert p[labels == 1].mean() > p[labels == 0].mean()+.3
+
+# properties, on whatever Hypothesis finds
+
+numbers = st.integers(-16000, 16000).map(lambda v: v/16)                                       # a token shorter than 1e-12 has no direction, by definition
+
+@st.composite
+def batches(draw, least=2, most=9, kind=torch.float64):
+    "Tokens (B, N, d) with the corners one forgets: twins, opposites, zeros, huge and tiny lengths."
+    B, N, d = draw(st.integers(1, 3)), draw(st.integers(least, most)), draw(st.integers(1, 4))
+    x = torch.tensor(draw(st.lists(numbers, min_size=B*N*d, max_size=B*N*d)), dtype=torch.float64).view(B, N, d)
+    for _ in range(draw(st.integers(0, 3))):
+        a, b, how = draw(st.integers(0, N-1)), draw(st.integers(0, N-1)), draw(st.sampled_from(('twin', 'opposite', 'zero', 'long', 'short')))
+        x[:, a] = dict(twin=x[:, b], opposite=-x[:, b], zero=0*x[:, b], long=x[:, a]*1e6, short=x[:, a]*1e-6)[how]
+    return x.to(kind)
+
+common = dict(deadline=None, derandomize=True)
+
+@settings(max_examples=40, **common)
+@given(batches(), st.floats(.02, 5), st.integers(1, 40), st.floats(0, .99))
+def test_any_tokens_equal_the_double_loop(x, tau, k, least):
+    n = x.shape[1]*(x.shape[1]-1)//2
+    curve = torch.stack([torch.stack(loop(t, tau)) for t in x])
+    torch.testing.assert_close(fake_curve(x, tau), curve, atol=1e-9, rtol=0)
+    torch.testing.assert_close(fake_probability(x, tau), curve.amax(1), atol=1e-9, rtol=0)
+    some = values_of_k(n, min(k, n), least, generator=k)
+    torch.testing.assert_close(fake_probability(x, tau, min(k, n), least=least, generator=k), curve[:, some-1].amax(1), atol=1e-9, rtol=0)
+    assert some.min() >= max(1, math.ceil(least*n)) and some.max() <= n and (fake_probability(x, tau, min(k, n), generator=k) <= curve.amax(1)+1e-9).all()
+
+@settings(max_examples=40, **common)
+@given(batches(kind=torch.float32), st.sampled_from((torch.float32, torch.bfloat16)), st.sampled_from((.01, .1, 1.)), st.sampled_from(('mean', 'sum', 'none')), st.booleans())
+def test_any_loss_and_gradient_is_finite(x, dtype, tau, reg, sampled):
+    "No log of 0, no NaN for identical tokens or zeros, in single and in half precision."
+    leaf = x.to(dtype).requires_grad_()
+    fake = torch.arange(len(leaf)) % 2
+    for truth in (fake, 1-fake):
+        y = contrastive_loss(leaf, truth, tau, 3 if sampled else 'all', reg=reg, generator=0)
+        assert y.dtype == torch.float32 and y.isfinite().all() and torch.autograd.grad(y.sum(), leaf)[0].isfinite().all()
+
+@settings(max_examples=40, **common)
+@given(batches(least=3), st.floats(.05, 2), st.randoms(use_true_random=False))
+def test_any_order_and_length_of_tokens_says_the_same(x, tau, random):
+    order = list(range(x.shape[1])); random.shuffle(order)
+    lengths = torch.tensor([10.**random.uniform(-2, 2) for _ in order], dtype=x.dtype)[:, None]
+    p = fake_probability(x, tau)
+    assert ((p >= 0) & (p <= 1)).all()
+    torch.testing.assert_close(fake_probability(x[:, order], tau), p, atol=1e-9, rtol=0)
+    torch.testing.assert_close(fake_probability(x*lengths, tau), p, atol=1e-7, rtol=0)
+
+@settings(max_examples=40, **common)
+@given(st.integers(1, 8), st.integers(1, 8), st.floats(.1, 3), st.randoms(use_true_random=False))
+def test_two_kinds_of_patches_have_their_closed_form(a, b, tau, random):
+    "a of one kind and b of the other: a·b pairs disagree, and P is tanh(1/2τ), the most that there can be."
+    if a+b < 3: return                                                                         # a single pair has no rest
+    kinds = [0]*a+[1]*b; random.shuffle(kinds)
+    x = torch.eye(2, dtype=torch.float64)[kinds][None]
+    contrast, at = strongest(sorted_similarities(x))
+    n = (a+b)*(a+b-1)//2
+    if a*b < n: assert at.item() == a*b and abs(float(fake_probability(x, tau))-math.tanh(.5/tau)) < 1e-12
+
+@settings(max_examples=40, **common)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.sampled_from((.02, .1, 1.)))
+def test_loss_falls_with_what_is_true(values, tau):
+    "More contrast: less loss for a forgery, more for a real picture; nobody goes below zero by more than ε."
+    c = torch.tensor(sorted(values), dtype=torch.float64)
+    fake, real = mil_loss(c, torch.ones(len(c)), tau), mil_loss(c, torch.zeros(len(c)), tau)
+    assert (fake.diff() <= 1e-12).all() and (real.diff() >= -1e-12).all() and fake.min() >= -2*EPS and real.min() >= 0

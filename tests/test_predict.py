@@ -205,7 +205,7 @@ def test_demonstration_model(deepfakenb, folder, tmp_path, root):
     if not (demo/'model.safetensors').exists(): pytest.skip('no demonstration model in this checkout yet')
     assert (demo/'model.safetensors').stat().st_size <= 8e6
     code, out, err = deepfakenb('predict', folder/'good.png', '--out', tmp_path)
-    assert code == 0 and 'faces rendered and edited by this workbook' in out and 'no evidence' in out, err
+    assert code == 0 and 'faces rendered and edited by this workbook' in out and 'proves nothing' in out, err
 
 def test_unwritable_folder(deepfakenb, folder, checkpoint, tmp_path):
     (tmp_path/'file').write_text('in the way')
@@ -254,3 +254,44 @@ def test_real_portraits(shared, checkpoint, tmp_path):
     answers = predict_files(find_detector(checkpoint=checkpoint), album, tmp_path/'out')
     assert len(answers.done) >= .9*len(portraits) and len(answers.done)+len(answers.aside) == len(portraits)
     assert all(p.face['found'] >= 1 and made.exists() for p, made in answers.done) and all('no face' in why for _, why in answers.aside)
+
+def test_fake_probability_of_a_ranking_model(deepfakenb, folder, faces, tmp_path):
+    "Paper 3's P(x) stands in the line and in the document, and is the model's own; other models have none."
+    import torch
+    from deepfakenb.inference.predict import find_detector, model_input
+    from deepfakenb.losses.contrastive import fake_probability
+    from deepfakenb.models.base import build_model
+    from deepfakenb.models.checkpoints import save_model
+    torch.manual_seed(1)
+    path = tmp_path/'ranker.safetensors'
+    save_model(build_model('contrastive-ranking', backbone='resnet10-narrow', d=32, heads=2, feed_forward=32, depth=1, level=2, tau=.3), path, track='components', size=64)
+    code, out, err = deepfakenb('predict', folder/'good.png', '--checkpoint', path, '--no-crop', '--out', tmp_path/'o')
+    answer, = json.loads(deepfakenb('predict', folder/'good.png', '--checkpoint', path, '--no-crop', '--out', tmp_path/'o', '--json')[1])['images']
+    assert code == 0 and 0 <= answer['forged'] <= 1 and f"forged: P(x) {answer['forged']:.3f}" in out, err
+    model, crop = find_detector(checkpoint=path).model, np.asarray(Image.fromarray(faces[0]).resize((64, 64), Image.Resampling.BOX))
+    with torch.no_grad(): own = fake_probability(model.network.encode(model.backbone(model_input(crop)))[0], .3).item()
+    assert abs(own-answer['forged']) < .02                                                    # the crop here is made by another resampling
+
+def test_fake_probability_of_a_bench_run(root):
+    "An edited picture of the bench, asked of a finished ranking run."
+    import torch
+    from deepfakenb.analysis.patches import edited_faces
+    from deepfakenb.core import UserError
+    from deepfakenb.inference.predict import Detector, ask, model_input
+    from deepfakenb.losses.contrastive import fake_probability
+    from deepfakenb.runs.store import list_runs
+    from deepfakenb.vocab import Vocabulary
+    here = [r for r in list_runs(preset='bench') if r.spec.model == 'contrastive-ranking' and (r.path/'best_fixed.safetensors').is_file() and r.spec.model_args.get('contrastive', True)]
+    if not here: pytest.skip('no ranking run with its weights in this checkout')
+    from deepfakenb.analysis.results import images_on_disk
+    d = here[0].spec.data
+    data, why = images_on_disk(d['track'], d['preset'], here[0].fingerprint)
+    if data is None: pytest.skip(why)
+    from deepfakenb.data.images import open_image, square
+    files = data.frame[(data.frame['split'] == 'test') & (data.frame['sequence'] != 'original')]['file'].iloc[:3]
+    detector = Detector(here[0].model('fixed').eval(), Vocabulary(d['track']), d['size'], 'a bench run')
+    for f in files:
+        crop = square(open_image(f), d['size'])
+        said = ask(detector, crop).forged
+        with torch.no_grad(): own = fake_probability(detector.model.network.encode(detector.model.backbone(model_input(crop)))[0], detector.model.config['tau']).item()
+        assert 0 < said < 1 and abs(said-own) < 1e-5

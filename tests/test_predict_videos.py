@@ -65,3 +65,124 @@ def test_the_committed_detector_says_what_it_is():
     d = videos.find_video_detector()
     assert d.source == 'demonstration detector' and 'proves nothing' in d.worth and d.data['preset'] == 'laptop'
     with pytest.raises(UserError): videos.find_video_detector('no-such-run')
+
+# where it looked
+
+@pytest.fixture(scope='module')
+def flicker(tmp_path_factory):
+    "A face that stands still, but for a patch in the upper left of its crop that changes in every frame; and what was filmed."
+    still = np.repeat(walk(1, seed=5)[0], 14, 0)
+    d = tmp_path_factory.mktemp('flicker')
+    from deepfakenb.data.faces.extract import extract_faces
+    write_video(d/'first.mp4', still)
+    extract_faces(d/'first.mp4', d/'faces', rule='first-1.3', size=96)
+    import pandas as pd
+    to_crop = np.asarray(pd.read_parquet(d/'faces'/'faces.parquet')['to_crop'].iloc[0], float).reshape(2, 3)
+    back = np.linalg.inv(np.vstack([to_crop, [0, 0, 1]]))[:2]
+    (x0, y0), (x1, y1) = (back[:, :2]@np.array(p)+back[:, 2] for p in ((14., 14.), (40., 40.)))
+    film = still.copy()
+    film[::2, int(y0):int(y1), int(x0):int(x1)] = np.clip(film[::2, int(y0):int(y1), int(x0):int(x1)].astype(int)+90, 0, 255)
+    return write_video(d/'flicker.mp4', film), film, to_crop
+
+NARROW = dict(backbone='xception-narrow')
+KINDS = dict(gml=('gml', NARROW, 8, 'motion', 'cstm'), resnet3d=('resnet3d', dict(depth=10, width=.25), 8, 'class-activation', None),
+             longdistance=('long-distance', dict(NARROW, size=62, patch=4, dim=96), 4, 'temporal-latent:1', 'spatial-latent:2'))
+
+def made(kind, size=64):
+    name, options, frames, *_ = KINDS[kind]
+    torch.manual_seed(3)
+    m = build_model(name, **options).eval()
+    for part in (getattr(m, 'spatial', None), getattr(m, 'temporal', None)):
+        if part is not None: torch.nn.init.normal_(part.templates)
+    if kind == 'resnet3d': m.head.weight.data = torch.stack([-m.head.weight[0].abs(), m.head.weight[1].abs()]).detach()
+    return videos.VideoDetector(m, dict(rule='first-1.3', size=62 if kind == 'longdistance' else size, frames=frames, stride=1), 96, 'toy', 'Untrained.', task_named('video'))
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_overlay_shows_the_chosen_map(deepfakenb, flicker, kind, tmp_path, monkeypatch):
+    "Another map is another film; heat lies inside the crop only, and on the same side of it as in the map."
+    file, film, to_crop = flicker
+    d = made(kind)
+    monkeypatch.setattr(videos, 'find_video_detector', lambda run=None, out=None: d)
+    from deepfakenb.data.codec import read_video
+    pictures = {}
+    for name in (n for n in (*KINDS[kind][3:], '') if n is not None):
+        code, out, err = deepfakenb('predict', file, '--out', tmp_path/f'o{len(pictures)}', '--overlay', *(('--map', name) if name else ()))
+        assert code == 0, err
+        pictures[name] = read_video(next((tmp_path/f'o{len(pictures)}').glob('flicker*.mp4'))).astype(float)
+    first, second = KINDS[kind][3:]
+    if second: assert np.abs(pictures[first]-pictures[second])[4:10].max() > 30
+    if kind != 'longdistance': assert np.array_equal(pictures[first], pictures[''])           # the usual one
+    n = 6
+    plain = read_video(file)[n].astype(float)
+    h, w = plain.shape[:2]
+    y, x = np.mgrid[:h, :w]
+    u, v = (to_crop[i, 0]*x+to_crop[i, 1]*y+to_crop[i, 2] for i in (0, 1))                    # where each pixel lies in the crop of 96 px
+    far, inside = (u < -12) | (u > 108) | (v > 108), (u > 5) & (u < 91) & (v > 5) & (v < 91)
+    red = pictures[first][n][..., 0]-pictures[first][n][..., 2]-(plain[..., 0]-plain[..., 2])
+    assert np.abs(pictures[first][n]-plain)[far].mean() < 3 and red[inside].max() > 40
+    faces_of = videos.heats(d, videos.Judged('flicker', frames=np.arange(3, 9), curve=np.zeros(6)), FaceSetOf(tmp_path/'o0'/'faces'), first)[n]
+    row, column = (np.arange(s)+.5 for s in faces_of.shape)
+    of = lambda values, at: float((values*at).sum()/values.sum())
+    wanted = of(faces_of, column[None])/faces_of.shape[1], of(faces_of, row[:, None])/faces_of.shape[0]
+    found = of(red.clip(0)*inside, u)/96, of(red.clip(0)*inside, v)/96
+    assert np.allclose(found, wanted, atol=.1), (found, wanted)
+    if kind == 'gml': assert max(found) < .45, 'the patch that moves is in the upper left'
+
+def FaceSetOf(folder):
+    from deepfakenb.data.sampling import FaceSet
+    return FaceSet.read(folder, labelled=False)
+
+def test_unknown_maps_are_refused_before_any_work(deepfakenb, flicker, tmp_path, monkeypatch):
+    d = made('gml')
+    monkeypatch.setattr(videos, 'find_video_detector', lambda run=None, out=None: d)
+    for more, said in (((flicker[0], '--overlay', '--map', 'flow'), 'motion, anomaly, consistency, cstm'), ((flicker[0], '--map', 'motion'), '--overlay')):
+        code, out, err = deepfakenb('predict', *more, '--out', tmp_path/'o')
+        assert code == 2 and said in err and len(err.strip().splitlines()) == 1 and not (tmp_path/'o').exists()
+
+def test_the_help_names_the_maps(deepfakenb):
+    text = ' '.join(deepfakenb('predict', '--help')[1].replace('│', ' ').split())
+    assert '--map' in text and all(n in text for n in ('motion', 'anomaly', 'consistency', 'temporal-final', 'spatial-latent', 'class-activation'))
+
+@pytest.mark.parametrize('kind', ['gml', 'longdistance'])
+def test_one_video_gives_the_same_bytes(deepfakenb, folder, kind, tmp_path, monkeypatch):
+    "Table, curve and film of a video: alone, in a folder, and once more."
+    d = made(kind)
+    monkeypatch.setattr(videos, 'find_video_detector', lambda run=None, out=None: d)
+    for p, o in ((folder, 'a'), (folder/'anna.mp4', 'b'), (folder, 'c'), (folder, 'a')):
+        assert deepfakenb('predict', p, '--out', tmp_path/o, '--overlay')[0] == 0
+    for end in ('csv', 'png', 'mp4'):
+        files = [next((tmp_path/o).glob(f'anna*.{end}')).read_bytes() for o in 'abc']
+        assert files[0] == files[1] == files[2], end
+
+# frames without an answer
+
+def test_the_last_frames_and_short_runs_are_counted(deepfakenb, folder, tmp_path, monkeypatch):
+    "A frame is judged by the three that follow it: the last three have no answer; with fewer than four there is none at all."
+    d = made('longdistance')
+    monkeypatch.setattr(videos, 'find_video_detector', lambda run=None, out=None: d)
+    films = tmp_path/'films'; films.mkdir()
+    from deepfakenb.data.codec import read_video
+    film = read_video(folder/'anna.mp4')
+    write_video(films/'whole.mp4', film[:12]); write_video(films/'three.mp4', film[:3])
+    code, out, err = deepfakenb('predict', films, '--out', tmp_path/'o')
+    assert code == 0, err
+    got = {v['video'].split('.')[0]: v for v in json.loads(deepfakenb('predict', films, '--out', tmp_path/'o', '--json')[1])['videos']}
+    assert got['whole']['samples'] == 9 and got['whole']['unanswered'] == 3 and got['whole']['short_runs'] == 0 and '3 frames with a face have no answer' in out
+    assert got['three']['set_aside'].startswith('no 4 frames') and 'longest run has 3' in got['three']['set_aside'] and got['three']['unanswered'] == 3
+    rows = {r['video'].split('.')[0]: r for r in csv.DictReader((tmp_path/'o'/'videos.csv').open())}
+    assert rows['whole']['frames without an answer'] == '3' and rows['three']['score'] == ''
+    curve = [int(r['frame']) for r in csv.DictReader(next((tmp_path/'o').glob('whole*.csv')).open())]
+    assert curve == list(range(9))
+
+def test_every_second_frame_is_no_neighbour(folder, tmp_path):
+    from dataclasses import replace
+    from deepfakenb.data.faces.extract import extract_faces
+    extract_faces(folder/'anna.mp4', tmp_path/'f', rule='first-1.3', size=96)
+    faces = FaceSetOf(tmp_path/'f')
+    second = replace(faces, frame=faces.frame[faces.frame['frame'] % 2 == 0].reset_index(drop=True))
+    j, = videos.judge_faces(made('longdistance'), second).values()
+    assert j.why.startswith('no 4 frames') and 'its frames lie 2 apart: extract every frame' in j.why and j.unanswered == j.faces == len(second) and np.isnan(j.score)
+    gone = replace(faces, frame=faces.frame[~faces.frame['frame'].isin((5, 11))].reset_index(drop=True))
+    j, = videos.judge_faces(made('longdistance'), gone).values()
+    runs = videos.runs_of(gone.frame['frame'].to_numpy())
+    assert j.samples == sum(max(0, r-3) for r in runs) and j.unanswered == j.faces-j.samples and list(j.frames) == [n for n in range(20) if {n, n+1, n+2, n+3} <= set(gone.frame['frame'])]

@@ -1,5 +1,5 @@
 "The house keeps its rules: one test for each trap of the tools."
-import configparser, json, re, shutil, subprocess, sys, time
+import ast, configparser, json, re, shutil, subprocess, sys, time
 from pathlib import Path
 import nbformat, pytest
 
@@ -67,6 +67,41 @@ def test_notebooks_carry_outputs_and_no_errors(root):
         assert 'widgets' not in nb.metadata, f'{p.name}: keeps the state of its widgets; delete metadata.widgets'
         assert outputs or not cells, f'{p.name}: not a single output'
         assert not [o for o in outputs if o.output_type == 'error'], f'{p.name}: an error among its outputs'
+
+def links_of(nb) -> list[str]:
+    "Where a notebook's text and its Markdown outputs lead, without the web."
+    texts = [c.source for c in nb.cells if c.cell_type == 'markdown'] + [o.data['text/markdown'] for c in code_cells(nb) for o in c.outputs if 'text/markdown' in o.get('data', {})]
+    return [l for t in texts for l in re.findall(r'\]\(([^)#\s]+)(?:#[^)]*)?\)', t) if '://' not in l and not l.startswith('attachment')]
+
+def builds_on(root, module) -> set[str]:
+    "Notebooks whose modules an exported module imports."
+    own = {p.stem.split('_', 1)[1]: p.name for p in (root/'nbs').glob('[0-9]*.ipynb')}
+    tree, package, found = ast.parse((root/'deepfakenb'/f"{module.replace('.', '/')}.py").read_text()), module.split('.')[:-1], set()
+    for n in ast.walk(tree):
+        if not isinstance(n, ast.ImportFrom) or not (n.level or (n.module or '').startswith('deepfakenb')): continue
+        start = '.'.join([*package[:len(package)+1-n.level], *filter(None, [n.module])]) if n.level else n.module.removeprefix('deepfakenb').lstrip('.')
+        found |= {m if m in own else start for a in n.names for m in [f'{start}.{a.name}'.lstrip('.')]}
+    return {own[m] for m in found if m in own and m not in ('core', module)}
+
+def test_notebooks_link_to_each_other(root):
+    "No link is dead, each notebook leads to the contents, and one of the library to what it builds on."
+    for p in notebooks(root):
+        nb = nbformat.read(p, 4)
+        links = links_of(nb)
+        if p.name == 'index.ipynb': continue                                # becomes the README, its links start at the root
+        assert not (dead := [l for l in links if not (p.parent/l).exists()]), f'{p.name}: dead links {dead}'
+        if p.name == 'contents.ipynb':
+            assert not (left := {q.name for q in notebooks(root)}-{Path(l).name for l in links}-{'index.ipynb', 'contents.ipynb'}), f'contents.ipynb: run it again, it lacks {left}'
+            continue
+        first = links_of(nbformat.v4.new_notebook(cells=nb.cells[:1]))
+        assert any(Path(l).name == 'contents.ipynb' for l in first), f'{p.name}: its first cell has no link to contents.ipynb'
+        if p.parent.name == 'nbs':
+            need = builds_on(root, p.stem.split('_', 1)[1])
+            assert need <= set(first), f"{p.name}: its first cell should say: Builds on {', '.join(f'[{m[3:-6]}]({m})' for m in sorted(need))}"
+
+def test_make_lab_opens_the_contents_without_news(root):
+    said = run('make', '-n', 'lab', cwd=root).stdout
+    assert 'contents.ipynb' in said and 'news_url=None' in said and (root/'nbs'/'contents.ipynb').is_file()
 
 def test_no_path_of_a_machine(root):
     pattern = re.compile(r'(?<![\w.])/(?:work|root|farm|tmp|home/\w+)/\w')

@@ -132,7 +132,7 @@ def _listed(text: str): return tuple(t.strip() for t in text.split(',') if t.str
 @app.command(epilog=_examples('deepfakenb data faces data/real/FaceForensics++ crops/ffpp --workers 8', 'deepfakenb data faces data/real/FaceForensics++ crops/c40 --compression c40 --methods Deepfakes,FaceSwap',
                               'deepfakenb data faces data/real/UADFV.json crops/uadfv --splits by-source   (its own splits share every video)'))
 def faces(folder: Annotated[Path, typer.Argument(metavar='DIR', help='A video dataset, a JSON file of DeepfakeBench, or any folder of videos.')],
-          out: Annotated[Path, typer.Argument(help='Folder for the crops, faces.parquet and faces.json; an interrupted one is gone on with.')],
+          out: Annotated[Path, typer.Argument(help='Folder for the crops, faces.parquet and faces.json; an interrupted run resumes.')],
           dataset: Annotated[str, typer.Option(help='Name of the layout, where a folder holds several.')] = '',
           compression: Annotated[str, typer.Option(help='c0, c23, c40, several with commas, or all; only where a dataset has them.')] = 'c23',
           methods: Annotated[str, typer.Option(help='Manipulations, with commas; default: all.')] = '',

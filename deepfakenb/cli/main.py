@@ -7,7 +7,7 @@ __all__ = ['app', 'STOPPED', 'options', 'main']
 import os, sys
 from typing import Annotated
 import typer
-from . import course, data, doctor, evaluate, lease, recover, reproduce, runs, train, use
+from . import cluster, course, data, doctor, evaluate, lease, recover, reproduce, runs, train, use
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode='rich',
                   help='A workbook that reproduces five papers on deepfake detection. Start with: deepfakenb reproduce', pretty_exceptions_enable=False)
@@ -29,6 +29,7 @@ app.command('doctor')(doctor.command)
 app.add_typer(data.app, name='data')
 app.add_typer(course.app, name='course')
 app.command('lease')(lease.command)
+app.add_typer(cluster.app, name='cluster')
 runs.app.command('import')(lease.import_)
 app.add_typer(runs.app, name='runs')
 

@@ -74,7 +74,7 @@ def undone(image, # (1, 3, 128, 128) uint8 tensor, the face
     if not any(label): return [image]
     if track == 'attributes': knowledge = Read(load_identity(device='cpu'))
     elif original is None:
-        raise UserError(f'{"-".join(Vocabulary(track).words([i for i in label if i]))}: what was there before is not in the picture; give another picture of the same person with --original FILE')
+        raise UserError(f'{"-".join(Vocabulary(track).words([i for i in label if i]))}: cannot be restored from this picture alone; pass another photo of the same person with --original FILE')
     else: knowledge = Donors(original[:, None], usual_masks(SIZE, CENTRE if crop else BENCHMARK))
     return recover(image, [label], knowledge, load_generator(device='cpu'))
 

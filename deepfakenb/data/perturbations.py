@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['REFERENCE', 'SMALLEST', 'PERTURBATIONS', 'VARIANTS', 'LUMA', 'RED_BLUE', 'SETTINGS', 'Perturbation', 'find',
-           'block_count', 'gaussian', 'gaussian_pixels', 'smear', 'jpeg', 'perturb', 'draw_recipe', 'parse_recipe',
-           'recipe_text', 'perturb_each']
+           'block_count', 'gaussian', 'gaussian_pixels', 'smear', 'jpeg', 'recompress', 'perturb', 'draw_recipe',
+           'parse_recipe', 'recipe_text', 'perturb_each', 'check_spoil', 'spoil_film']
 
 # %% ../../nbs/14_data.perturbations.ipynb #d82bae6a
 import math, random
@@ -173,7 +173,11 @@ def jpeg(x: Tensor, # (N, 3, H, W) float, 0 to 255
 def _jpeg(x, p, official, keys, level): return _rescale(x, p) if official else jpeg(x.flatten(0, 1), p).to(torch.uint8).view_as(x)
 
 # %% ../../nbs/14_data.perturbations.ipynb #b9a37dcc
-def _compress(clip, crf, official): # uint8 (T, 3, H, W) on the CPU
+def recompress(clip: Tensor, # uint8 (T, 3, H, W) on the CPU
+               crf: int, # constant rate factor of H.264, 0 (lossless) to 51
+               official: bool = False # do not enlarge odd sides first
+              ) -> Tensor: # uint8, the same shape
+    "Encode a film and decode it again; one thread, preset medium, so the same bytes wherever x264 is the same."
     import tempfile
     from pathlib import Path
     from deepfakenb.data.codec import read_video, write_video
@@ -187,7 +191,7 @@ def _compress(clip, crf, official): # uint8 (T, 3, H, W) on the CPU
 def _video(x, crf, official):
     from concurrent.futures import ThreadPoolExecutor
     import os
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool: clips = list(pool.map(lambda c: _compress(c, crf, official), x.cpu().unbind(0)))
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool: clips = list(pool.map(lambda c: recompress(c, crf, official), x.cpu().unbind(0)))
     return torch.stack(clips).to(x.device)
 
 # %% ../../nbs/14_data.perturbations.ipynb #fcefb2aa
@@ -263,3 +267,22 @@ def perturb_each(clips: Tensor, # uint8 (B, T, 3, H, W) or (B, 3, H, W)
         for name, level in recipe: x = perturb(x, name, level, variant=variant, seed=seed, keys=[keys[i] for i in rows])
         out[rows] = x
     return out
+
+# %% ../../nbs/14_data.perturbations.ipynb #12a2719c
+def check_spoil(setting: str): # raises `UserError`
+    "Is this something that `spoil_film` does?"
+    kind, _, level = setting.partition(':')
+    if kind == 'CRF':
+        if not level.isdigit() or not 0 <= int(level) <= 51: raise UserError(f'{setting}: write CRF:N with N from 0 (lossless) to 51 (worst)', 2)
+    elif setting not in SETTINGS: parse_recipe(setting)
+
+def spoil_film(frames, # uint8 (T, H, W, 3)
+               setting: str, # 'GB:3', 'CS:5 GB:2', one of `SETTINGS`, or 'CRF:34'
+               name: str, # of the video: what it gets depends on it, as in `draw_recipe`
+               *, variant: str = 'repaired', seed: int = 0): # NumPy array like `frames`
+    "A whole film, distorted or encoded anew; `UserError` for a setting that it does not know."
+    check_spoil(setting)
+    clip = torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous()
+    if setting.startswith('CRF:'): clip = recompress(clip, int(setting[4:]))
+    else: clip = perturb_each(clip[None], [draw_recipe(name, setting, seed=seed) if setting in SETTINGS else parse_recipe(setting)], variant=variant, seed=seed, keys=[name])[0]
+    return clip.permute(0, 2, 3, 1).numpy()

@@ -2,8 +2,9 @@
 
 # %% auto #0
 __all__ = ['WORTH', 'LAST_FIRST', 'MARGIN', 'PICTURES', 'Detector', 'named_run', 'find_detector', 'demo_file', 'record_beside',
-           'record_of', 'header', 'trained_on', 'Step', 'Prediction', 'model_input', 'ask', 'maps_of', 'predict_file',
-           'draw', 'write_picture', 'try_folder', 'export_demo', 'picture_files', 'Answers', 'predict_files']
+           'record_of', 'header', 'trained_on', 'Step', 'Prediction', 'model_input', 'forged_probability', 'ask',
+           'maps_of', 'predict_file', 'draw', 'write_picture', 'try_folder', 'export_demo', 'picture_files', 'Answers',
+           'predict_files']
 
 # %% ../../nbs/87_inference.predict.ipynb #8b3a4c42
 from dataclasses import asdict, dataclass, field
@@ -88,8 +89,8 @@ def header(path: Path # a safetensors file
 
 # %% ../../nbs/87_inference.predict.ipynb #e0798e97
 WORTH = dict(
-    synthetic='On a photograph of a real person, which is another world, its answer is no evidence: neither of an edit nor of none.',
-    real='On a picture from another source, camera or editing program, which is another world, its answer is no evidence: neither of an edit nor of none.',
+    synthetic='The model has seen only rendered faces: on a photograph of a real person its answer proves nothing, neither an edit nor that there is none.',
+    real='The model has seen pictures of one source only: on a picture from another camera or editing program its answer proves nothing, neither an edit nor that there is none.',
     unknown='Nothing is known of its training, so on any picture its answer is no evidence: neither of an edit nor of none.')
 
 def trained_on(detector: Detector) -> tuple[str, str]: # what the model was trained on, what follows
@@ -125,6 +126,7 @@ class Prediction:
     maps: list[np.ndarray]     # attention of each step, (S, S); empty for a model without
     slots: bool = False        # five slots answered at once instead of tokens, NA where there is no edit
     shared: bool = False       # one map for all steps
+    forged: float|None = None  # paper 3's P(x); None: the model has none
     @property
     def gap(self) -> bool: # slots only: an empty one before an edit
         said = [s.token != 'NA' for s in self.steps]
@@ -134,6 +136,7 @@ class Prediction:
     def as_dict(self) -> dict: # json-able
         "Everything but the pictures."
         return dict(file=self.file, sequence=self.sequence, probability=round(self.probability, 6), face=self.face, slots=self.slots, gap=self.gap,
+                    **({} if self.forged is None else dict(forged=round(self.forged, 6))),
                     steps=[dict(token=s.token, probability=round(s.probability, 6), second=s.second,
                                 second_probability=round(s.second_probability, 6)) for s in self.steps])
 
@@ -145,6 +148,14 @@ def model_input(crop: np.ndarray # uint8 (S, S, 3)
     return normalise(to_float(torch.from_numpy(np.array(crop)).permute(2, 0, 1)[None]))
 
 LAST_FIRST = ('seqfakeformer-reversed',)   # models that say the last edit first; their answers come in true order, their attention as it was said
+
+@torch.no_grad()
+def forged_probability(model: nn.Module, # any sequence model
+                       x: torch.Tensor # float (1, 3, S, S) in [-1, 1]
+                      ) -> float|None: # in [0, 1]; None: it has no such probability, or was not taught it
+    "P(x) of paper 3, Eq. 9."
+    from deepfakenb.models.contrastiveranking import ContrastiveRanking
+    return float(model(x)['mil'][0]) if isinstance(model, ContrastiveRanking) and model.config['contrastive'] else None
 
 @torch.no_grad()
 def ask(detector: Detector, # a trained model
@@ -165,7 +176,7 @@ def ask(detector: Detector, # a trained model
     edits = int(decoded.lengths[0])
     if detector.model.name in LAST_FIRST: maps[:edits] = maps[:edits][::-1]
     label = decoded.sequences[0].tolist()
-    return Prediction(file, words([i for i in label if i != NA]), steps, crop, face, maps, slots, shared)
+    return Prediction(file, words([i for i in label if i != NA]), steps, crop, face, maps, slots, shared, forged_probability(detector.model, x))
 
 def maps_of(records, # `Records` of one picture
             steps: int, # of its answer

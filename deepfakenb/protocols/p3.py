@@ -4,14 +4,15 @@
 __all__ = ['NARROW', 'NETWORKS', 'RANKING', 'SMALL', 'EPOCHS', 'TRACKS', 'PRINTED', 'RANKED', 'MINE', 'NARROW_ROWS', 'DETECTORS',
            'ROWS', 'PARTS', 'ORDER', 'ORDER_ROWS', 'LOSSES', 'USED', 'COMBINATIONS', 'PAIRS', 'SENSITIVITY', 'SWIN',
            'EFFICIENT', 'ELSEWHERE', 'C23', 'BLENDED', 'PLAIN', 'WARM', 'SBI', 'ALONE', 'BINARY', 'SETS', 'TABLES',
-           'protocol', 'ours', 'theirs', 'ranking_scale', 'binary_scale', 'only_narrow']
+           'WHOLE', 'CONFLICT_TABLE', 'protocol', 'ours', 'theirs', 'ranking_scale', 'binary_scale', 'only_narrow']
 
 # %% ../../nbs/82_protocols.p3.ipynb #c021341
 from dataclasses import replace
 from ..models.contrastiveranking import TABLE3
 from . import p1
 from .base import Column, Protocol, Row, Scale, TableSpec
-from .detectors import CORES, SHARED, VIDEO, detector_scale, narrow
+from .conflicts import conflict_table
+from .detectors import CORES, SHARED, VIDEO, beside, controls, detector_scale, narrow
 from ..runs.spec import TestSpec
 from ..training.options import scaled_schedule
 from ..training.start import OURS, imagenet_file
@@ -97,14 +98,16 @@ SBI = (Row('SBIs (EfficientNet-B4)', EFFICIENT, data=BLENDED), Row('SBIs (Swin T
 ALONE = Row('Ours, self-blends alone', 'contrastive-mil', data=BLENDED, own=True)
 BINARY = (Row('Xception', 'xception'), Row('EfficientNet-B4', EFFICIENT), Row('Multi-Att (EfficientNet-B4)', 'multi-attentional-detector'), *SBI, Row('Ours (Swin Transformer)', 'contrastive-mil'),
           Row('Ours, fused head as score', 'contrastive-mil', dict(score='head'), own=True), ALONE,
-          *(replace(r, label=r.label+WARM, args={**r.args, 'weights': start}, own=True) for r, start in ((SBI[0], 'faces'), (ALONE, 'single-edits'))))
+          *(replace(r, label=r.label+WARM, args={**r.args, 'weights': start}, own=True) for r, start in ((SBI[0], 'faces'), (ALONE, 'single-edits'))), *beside('video'))
 def _crossed(end): return tuple(Column(f'Cross-testing {k}{end}', data=C23, own=bool(end), test=TestSpec(dataset=d)) for k, d in ELSEWHERE.items())
 SETS = (Column('Intra-testing FF++', data=C23), Column('Intra-testing CDF', data=dict(dataset='celebdf')), *_crossed(''),
-        Column('Intra-testing FF++'+CORES, data=C23, own=True), *_crossed(CORES))
+        Column('Intra-testing FF++'+CORES, data=C23, own=True), Column('Intra-testing CDF'+CORES, data=dict(dataset='celebdf'), own=True), *_crossed(CORES), *controls(**C23))
 
 def _table(number, title, rows, columns, metrics, scale=ranking_scale, data={}, **more): return TableSpec(f'p3_table{number}', 'p3', title, rows, columns, metrics, data, scale, **more)
 TABLES = (_table(1, 'Which edits, and in which order', ROWS, (*PRINTED, *MINE), RANKED, only_narrow),
           _table(2, 'Real or forged: on the training set and on others', BINARY, SETS, ('AUC',), binary_scale, VIDEO, level='video', shared=SHARED),
           _table(3, 'Which loss helps', (*COMBINATIONS, PAIRS, *SENSITIVITY), (PRINTED[0], MINE[0]), ('Ranking Acc', 'Multi-label Acc')),
           _table(4, 'How well the answered place tells the true place, a component at a time (R²)', ORDER_ROWS, ORDER, ('R2',), only_narrow))
-protocol = Protocol('p3', {t.id: t for t in TABLES}, notebook='papers/p3.ipynb')
+WHOLE = COMBINATIONS[-1]
+CONFLICT_TABLE = conflict_table(ranking_scale, {WHOLE.label: WHOLE}, (replace(MINE[0], metrics=RANKED),), paper='p3', tracks=(), metrics=RANKED)
+protocol = Protocol('p3', {t.id: t for t in TABLES}, {CONFLICT_TABLE.id: CONFLICT_TABLE}, notebook='papers/p3.ipynb')

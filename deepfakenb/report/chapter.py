@@ -10,6 +10,7 @@ from ..analysis.claims import claim_rows, judge
 from ..analysis.results import cells_of, table_ids
 from ..core import UserError, reports_dir, shown
 from ..figures.base import figure_title, show_figure, theme
+from .sheet import write_sheet
 from .tables import build_table
 
 class Chapter:
@@ -87,4 +88,13 @@ def _empty(self: Chapter): # Markdown
     said = Counter(l['note'] for t in self.tables.values() for l in t.lines if l['note'] and l['ours'] is None)
     return Markdown('Numbers without one of ours beside them, by reason:\n\n'+'\n'.join(f'- {n}: {why}' for why, n in said.most_common()))
 
-Chapter.drawn, Chapter.forest, Chapter.verdicts, Chapter.empty = _drawn, _forest, _verdicts, _empty
+def _sheet(self: Chapter, sheet, # of `report.sheet`
+           missing: str = '', why: str = '' # what is said where it has no rows
+          ):
+    "Show a sheet, and keep it with the paper's tables where this chapter writes."
+    from IPython.display import display
+    if not sheet: return self.hole(missing, why or f'no run that it compares was made; {self.how}')
+    if self.out: write_sheet(sheet, self.kept.parent/'tables')
+    display(sheet)
+
+Chapter.drawn, Chapter.forest, Chapter.verdicts, Chapter.empty, Chapter.sheet = _drawn, _forest, _verdicts, _empty, _sheet

@@ -2,13 +2,14 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'Table', 'number', 'layout', 'parts', 'to_markdown', 'tex', 'to_latex', 'boxed', 'to_html', 'to_csv',
-           'write_table', 'read_table', 'build_table']
+           'write_table', 'read_table', 'left_out', 'build_table']
 
 # %% ../../nbs/83_report.tables.ipynb #250ae43a
 import csv, html, re
 from dataclasses import dataclass, field
 from pathlib import Path
 from ..core import UserError, atomic, commit, reports_dir, shown, write_json
+from ..runs.store import test_facts
 from ..protocols.base import PRESETS
 from ..analysis.results import PAPERS, Paper, cells_of, fill, number_of, reported, visible
 from ..tasks.sequence import GUESSES
@@ -75,7 +76,7 @@ def layout(table: Table # the table to print
     def mark(reason): return letters.setdefault(reason, chr(ord('a')+len(letters)) if len(letters) < 26 else f'z{len(letters)}')
     for l in table.lines:
         name = f'{table.paper.name} (“Ours”)' if l['row'] == table.paper.ours else l['row']
-        p = printed.setdefault((l['row'], l['column']), dict(row=name, column=l['column'], guess=l['row'] in GUESSES, n='', cells={}, runs={}))
+        p = printed.setdefault((l['row'], l['column']), dict(row=name, column=l['column'], guess=l['row'] in GUESSES, n='', cells={}, runs={}, test=l.get('test') or ''))
         p['runs'][l['metric']] = l['runs']
         ours, delta = '—', '—'
         if l['ours'] is not None:
@@ -161,11 +162,11 @@ def to_html(table: Table,
     for i, p in enumerate(printed):
         same = sum(q['column'] == p['column'] for q in printed)
         new = i == 0 or p['column'] != printed[i-1]['column']
-        cells = []
+        cells, test = [], f"; test set {p['test']}" if p['test'] else ''
         for m in metrics:
             paper, ours, delta, letter = p['cells'].get(m, ('—',)*3 + ('',))
             runs = p['runs'].get(m, ())
-            why = f' title="{e(reasons[letter])}"' if letter else f' title="{"runs" if len(runs) > 1 else "run"} {e(", ".join(runs))}"' if runs else ''
+            why = f' title="{e(reasons[letter])}"' if letter else f' title="{"runs" if len(runs) > 1 else "run"} {e(", ".join(runs))}{test}"' if runs else ''
             note = f' <sup>{letter}</sup>' if letter else ''
             body = re.sub(r'^(\S+) (\[.*\])$', r'<b>\1</b> <small>\2</small>', e(ours))
             if runs and link: body = f'<a class="number" href="{e(link(runs))}">{body}</a>'
@@ -214,6 +215,17 @@ def read_table(path: Path|str # the JSON sidecar
     except (KeyError, TypeError): raise UserError(f'{shown(path)}: not a table of this workbook; delete it to have it made again') from None
 
 # %% ../../nbs/83_report.tables.ipynb #03e6bf20
+def left_out(cells: list) -> str: # of `analysis.results.cells_of`; '' where no run says
+    "A sentence on the videos that could not be judged: no face was found, or they are too short for a clip."
+    said = {}
+    for c in cells:
+        for r in c.runs:
+            facts = r.metrics.get('test', {}) if c.test is None else test_facts(r, c.test) or {}
+            if 'left_out' in facts: said[c.column] = max(said.get(c.column, (0, 0)), (facts['left_out'], facts['videos']))
+    if not said: return ''
+    some = [f'{n} of {total} videos ({column})' for column, (n, total) in said.items() if n]
+    return f"Left out, since no face was found or they are too short: {', '.join(some) or 'no video'}."
+
 def build_table(table_id: str, # 'p1_table1' …
                 preset: str = 'smoke', # 'smoke', 'bench' or 'paper'
                 out: Path|str|None = None, # reports folder; default: `reports/`
@@ -226,6 +238,7 @@ def build_table(table_id: str, # 'p1_table1' …
     numbers = reported(table_id)
     spec, data, cells = cells_of(table_id, preset, out)
     reads = sorted({said for c in cells for r in c.runs[:1] if (said := r.spec.task.caption(c.test.data(r.spec.data) if c.test is not None else r.spec.data))})
+    reads += [said for said in [left_out(cells)] if said]
     table = Table(table_id, preset, spec.title if spec else 'The paper’s numbers', fill(numbers, cells, spec.own if spec else ()), data, maker, spec.level if spec else '',
                   ' '.join(reads), {f'{c}: {m}': round(x, 3) for (c, m), x in visible(cells).items()})
     if write: write_table(table, Path(out or reports_dir())/preset/table_id.split('_')[0]/'tables')

@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['PEAK', 'LARGE', 'SMALL', 'example', 'loss_of', 'operations', 'Machine', 'waited', 'precision', 'Trainer', 'timed',
-           'peak', 'measure', 'measure_machine']
+           'peak', 'measure', 'allocated', 'measure_machine']
 
 # %% ../../nbs/81_training.speed.ipynb #bf63fbcd
 import contextlib, statistics, time
@@ -149,6 +149,21 @@ def measure(name: str, args: dict, size: int, bs: int, device, *, frames: int = 
     step, answer = timed(t.step, device, seconds), timed(t.infer, device, seconds/2)
     return dict(model=name, args=args, size=size, bs=bs, frames=frames, step_s=step, train_per_s=bs/step, infer_per_s=bs/answer, operations=work,
                 rate=3*bs*work/step, utilisation=3*bs*work/step/best if best else None, memory=torch.cuda.max_memory_allocated() if torch.device(device).type == 'cuda' else None)
+
+# %% ../../nbs/81_training.speed.ipynb #e3d716b7
+def allocated(f, device='cpu') -> int: # bytes above what was there before the call
+    "The most that a call had allocated at once."
+    import os, warnings
+    if torch.device(device).type == 'cuda':
+        torch.cuda.synchronize(device); torch.cuda.reset_peak_memory_stats(device); before = torch.cuda.memory_allocated(device)
+        f(); torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device)-before
+    os.environ.setdefault('KINETO_LOG_LEVEL', '99')                                 # the profiler need not tell that there is no GPU
+    with warnings.catch_warnings(action='ignore'), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True) as seen: f()
+    now = top = 0
+    for e in sorted((e for e in seen.profiler.kineto_results.events() if e.name() == '[memory]'), key=lambda e: e.start_ns()):
+        now += e.nbytes(); top = max(top, now)
+    return top
 
 # %% ../../nbs/81_training.speed.ipynb #8f119e0e
 LARGE = (('seqfakeformer', dict(backbone='resnet34'), 256), ('seqfakeformer', dict(backbone='resnet50'), 256), ('xception', {}, 224))

@@ -5,7 +5,7 @@ __all__ = ['FACTS', 'HOLD', 'Settings', 'Job', 'list_videos', 'begin_worker', 'r
            'taken_whole', 'extract_video', 'commit_folder']
 
 # %% ../../../nbs/16_data.faces.each.ipynb #8b6a0a22
-import hashlib, json, os, shutil, time
+import hashlib, itertools, json, os, shutil, time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from ...core import UserError, file_hash, object_hash, shown
 from .. import codec
 from ..images import open_image
 from ..listing import VIDEO_SUFFIXES, natural, pictures
+from ..perturbations import check_spoil, spoil_film
 from .crop import Rule, crop_maps, cut, find_landmarks, outside
 from .detect import build_detector
 from .track import Still, Tracked, smooth_rows, track_faces
@@ -33,8 +34,11 @@ class Settings:
     landmarks: object = None # path of a dlib shape predictor, or a function (video, frame, image, box) -> (K, 2)
     allow_partial: bool = False # take the good frames of a truncated video
     every: int = 8 # frames from one keyframe to the next
+    spoil: str = '' # what is done to the whole film before a face is looked for, as in data.perturbations: 'CRF:34', 'GB:3', 'sing'
+    variant: str = 'repaired' # of that distortion, or 'official'
 
     def __post_init__(self):
+        if self.spoil: check_spoil(self.spoil)
         for name, least in (('size', 8), ('step', 1), ('every', 1), ('limit', 1)):
             v = getattr(self, name)
             if v is not None and v < least: raise UserError(f'{name}={v}: at least {least}', 2)
@@ -45,7 +49,7 @@ class Settings:
 
     def told(self) -> dict: # json-able, without paths
         "The settings as they are written down and compared."
-        d = {k: getattr(self, k) for k in self.__dataclass_fields__}
+        d = {k: getattr(self, k) for k in self.__dataclass_fields__ if self.spoil or k not in ('spoil', 'variant')}
         named = {k: shown(v) if isinstance(v, Path) or (isinstance(v, str) and os.sep in v) else v for k, v in self.options}
         mark = file_hash(self.landmarks, 12) if isinstance(self.landmarks, (str, Path)) else getattr(self.landmarks, '__name__', type(self.landmarks).__name__) if self.landmarks else None
         return d | dict(detector=getattr(self.detector, 'name', self.detector), options=named, landmarks=mark)
@@ -106,9 +110,13 @@ class _Frames:
             if not files: raise UserError(f'{shown(job.file)}: a folder without pictures; fetch or make it again')
             source = (Still(i, open_image(f)) for i, f in enumerate(files) if i % s.step == 0)
         else: source = (f for f in codec.frames(job.file, allow_partial=s.allow_partial) if f.index % s.step == 0)
-        for k, f in enumerate(source):
-            if s.limit is not None and k >= s.limit: return
-            yield f
+        source = itertools.islice(source, s.limit)
+        yield from (self._spoiled(list(source)) if s.spoil else source)
+
+    def _spoiled(self, frames): # the whole film at once, since a codec and a recipe see all of it
+        if not frames: return
+        film = spoil_film(np.stack([f.rgb() for f in frames]), self.settings.spoil, self.job.id, variant=self.settings.variant)
+        for f, image in zip(frames, film): yield Still(f.index, image)
 
     def __iter__(self):
         if self.held is not None: yield from self.held; return

@@ -129,6 +129,8 @@ def extract_faces(videos, # folder of videos, a video file, a data.video.VideoIn
                   landmarks=None, # dlib's shape predictor (.dat), or a function (video, frame, image, box) -> (K, 2)
                   allow_partial: bool = False, # take the good frames of a truncated video
                   every: int = 8, # frames from one keyframe to the next
+                  spoil: str = '', # distortion of the whole film before a face is looked for, such as 'CRF:34' or 'GB:3', see data.perturbations.spoil_film
+                  variant: str = 'repaired', # of that distortion, or 'official'
                   **options # of the detector: threshold, upsample, weights, device
                  ) -> Extraction:
     "Extract one face a frame from videos, resumable and in parallel; `UserError` for wrong settings, or where no video could be read."
@@ -138,7 +140,7 @@ def extract_faces(videos, # folder of videos, a video file, a data.video.VideoIn
     cut_out = {r.name for r in LAYOUTS if r.crops}
     if isinstance(detector, str) and detector == 'auto': detector = 'given' if all(f['dataset'] in cut_out for f in facts.values()) and facts else 'hog'
     rule = rule or ('square-1' if detector == 'given' else 'square-1.3')
-    settings = Settings(detector, tuple(sorted((k, v) for k, v in options.items() if v is not None)), rule, size, step, limit, format, quality, landmarks, allow_partial, every)
+    settings = Settings(detector, tuple(sorted((k, v) for k, v in options.items() if v is not None)), rule, size, step, limit, format, quality, landmarks, allow_partial, every, spoil, variant)
     build_detector(detector, **dict(settings.options))                     # what is missing is told before anything is made
     lock = _claim(out, settings)
     try:
