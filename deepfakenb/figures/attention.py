@@ -57,7 +57,7 @@ def planted_figure(lines: list[dict] # of `analysis.attention.planted`
                   ): # figure
     "Change of the share of heat inside a planted defect, in percent of its area's share."
     names, defects = list(dict.fromkeys(l['attention'] for l in lines)), list(dict.fromkeys(l['defect'] for l in lines))
-    fig, ax = new_figure('single', .95+.34*len(defects))
+    fig, ax = new_figure('double', .95+.34*len(defects))
     for j, (name, colour) in enumerate(zip(names, palette(len(names)))):
         for k, d in enumerate(reversed(defects)):
             l = next(l for l in lines if (l['attention'], l['defect']) == (name, d))

@@ -109,13 +109,13 @@ def dose_figure(groups: dict, # method -> [(dose, `tasks.base.Estimate`)]
                 guess: float|None = 50. # where guessing stands
                ): # figure
     "Curves of a score, one colour a method."
-    fig, ax = new_figure('single', 2.7)
+    fig, ax = new_figure('double', 2.7)
     for (name, points), colour in zip(groups.items(), palette(len(groups))):
         points = sorted(points, key=lambda p: p[0])
         at, value, low, high = (np.array(v, float) for v in zip(*((d, e.value, e.low, e.high) for d, e in points)))
         ax.fill_between(at, low, high, color=colour, alpha=.15, lw=0); ax.plot(at, value, 'o-', color=colour, ms=3, label=name)
     if guess is not None: ax.axhline(guess, color=PALE, lw=.8, ls=':')
-    ax.set(xlabel=xlabel, ylabel=ylabel); fig.legend(*ax.get_legend_handles_labels(), loc='outside upper right', ncols=2)
+    ax.set(xlabel=xlabel, ylabel=ylabel); fig.legend(*ax.get_legend_handles_labels(), loc='outside upper right', ncols=3)
     return fig
 
 # %% ../../nbs/84_figures.detectors.ipynb #c1107a4
