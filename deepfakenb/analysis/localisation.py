@@ -56,5 +56,6 @@ def effect(a, b) -> float: # (N,) each
 def entropy(maps: np.ndarray # (N, h, w), not negative
            ) -> np.ndarray: # (N,) in [0, 1]
     "How evenly a map spreads: entropy of its shares over that of an even map."
-    p = maps.reshape(len(maps), -1)/np.maximum(maps.reshape(len(maps), -1).sum(1, keepdims=True), 1e-300)
+    p = np.asarray(maps, float).reshape(len(maps), -1)                # single precision would lose 1e-300
+    p = p/np.maximum(p.sum(1, keepdims=True), 1e-300)
     return -(p*np.log(np.maximum(p, 1e-300))).sum(1)/np.log(p.shape[1])

@@ -257,7 +257,7 @@ def pack(folder: Path) -> Path: # <preset>
     return folder/EVERYTHING
 
 # %% ../../nbs/85_report.site.ipynb #f4e85f5c
-STALE = '; STALE: its runs have changed since, run nbs/papers/what_holds.ipynb again'
+STALE = ' (STALE: its runs have changed since, run nbs/papers/what_holds.ipynb again)'
 
 def claims_of(folder: Path # <preset>
              ) -> tuple[list[dict], str]: # rows of `analysis.claims.read_claims`; what is wrong, or ''
