@@ -1,5 +1,5 @@
 "`deepfakenb predict` and `deepfakenb checkpoint import`: what is printed and written, and every kind of bad input in one clear line."
-import io, json, os, pickle, signal, subprocess, sys, time
+import csv, io, json, os, pickle, signal, subprocess, sys, time
 import numpy as np, pytest
 from PIL import Image
 from deepfakenb.tasks import sequence
@@ -100,7 +100,10 @@ def test_folder(deepfakenb, folder, checkpoint, tmp_path):
     assert code == 0 and [os.path.basename(i['file']) for i in document['images']] == ['deep.png', 'five.png', 'good.jpg', 'good.png', 'grey.png', 'moving.gif']
     assert [os.path.basename(a['file']) for a in document['set_aside']] == ['dot.png', 'empty.jpg', 'noface.png', 'truncated.jpg']
     assert '6 of 10 pictures judged, 4 set aside' in err and err.count('set aside: ') == 4
-    assert sorted(p.name for p in tmp_path.iterdir()) == [f"{os.path.basename(i['file'])}.attention.png" for i in document['images']]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [*(f"{os.path.basename(i['file'])}.attention.png" for i in document['images']), 'pictures.csv']
+    with open(tmp_path/'pictures.csv', encoding='utf8', newline='') as f: rows = list(csv.DictReader(f))
+    assert [(r['file'], r['sequence'], r['probability']) for r in rows[:6]] == [(i['file'], '-'.join(i['sequence']), f"{i['probability']:.6f}") for i in document['images']]
+    assert [(r['file'], r['set_aside']) for r in rows[6:]] == [(a['file'], a['why']) for a in document['set_aside']] and all(not r['sequence'] and not r['probability'] for r in rows[6:])
 
 def test_folder_without_a_usable_picture(deepfakenb, folder, checkpoint, tmp_path):
     empty, useless, out = tmp_path/'empty', tmp_path/'useless', tmp_path/'out'

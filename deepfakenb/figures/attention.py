@@ -85,7 +85,7 @@ def survey_figure(lines: list[dict] # of `analysis.attention.survey`, looks; tho
         axes[1].plot([100*p.low, 100*p.high], [k, k], color=palette()[0], lw=1.2); axes[1].plot(100*p.mean, k, 'o', ms=3.5, color=palette()[0]); axes[1].plot(100*l['chance'], k, '|', ms=8, color=INK, label=None if k else 'chance')
         axes[2].barh(k, l['effect'], height=.55, color=palette()[0] if abs(l['effect']) >= .2 else PALE)
     axes[0].set_yticks(range(len(part)), [_row(l) for l in part]); axes[0].set_ylim(-.6, len(part)-.4)
-    for ax, said, at in zip(axes, ('lift (1: an even map)', 'largest cell in the region, %', 'entropy, forged − real, d'), (1, None, 0)):
+    for ax, said, at in zip(axes, ('lift (1: an even map)', 'largest cell inside, %', 'entropy, effect d'), (1, None, 0)):
         ax.set_xlabel(said); ax.grid(axis='y', visible=False)
         if at is not None: ax.axvline(at, color=PALE, ls=':', lw=.8)
     handles = [h for ax in axes[:2] for h in zip(*ax.get_legend_handles_labels())]
@@ -103,7 +103,7 @@ def defects_figure(lines: list[dict] # of `analysis.attention.survey`, defects
             low, mean, high = (100*x/l['area'] for x in (m.low, m.mean, m.high))
             colour = palette()[0] if low > 0 else palette()[1] if high < 0 else PALE
             ax.plot([low, high], [k, k], color=colour, lw=1.3); ax.plot(mean, k, 'o', ms=3.5, color=colour)
-        ax.axvline(0, color=PALE, ls=':', lw=.8); ax.set_title(d, fontsize=7.5); ax.grid(axis='y', visible=False)
+        ax.axvline(0, color=PALE, ls=':', lw=.8); ax.set_title(d.replace(' ', '\n', 1), fontsize=7.5); ax.grid(axis='y', visible=False)
     np.atleast_1d(axes)[0].set_yticks(range(len(names)), names); fig.supxlabel('heat inside, after − before, % of an even map’s', fontsize=8)
     return fig
 
