@@ -23,11 +23,11 @@ class Paper:
 
 PAPERS = dict(
     p1=Paper('SeqFakeFormer', 'Detecting and Recovering Sequential DeepFake Manipulation', 'Shao, Wu and Liu, ECCV 2022', 'Seq-DeepFake'),
-    p2=Paper('Long-distance attention', 'Detection of Deepfake Videos Using Long-Distance Attention', 'Lu et al.', 'FaceForensics++, Celeb-DF'),
+    p2=Paper('Long-distance attention', 'Detection of Deepfake Videos Using Long-Distance Attention', 'Lu et al., IEEE TNNLS 2022', 'FaceForensics++, Celeb-DF'),
     p3=Paper('Contrastive multi-label ranking', 'Contrastive Learning for DeepFake Classification and Localization via Multi-Label Ranking',
              'Hong, Hsu and Liu', 'Seq-DeepFake, FaceForensics++ and others'),
     p4=Paper('Attention mechanisms', 'Demystifying Attention Mechanisms for Deepfake Detection', 'Das, Das and Dantcheva, FG 2021', 'FaceForensics++'),
-    p5=Paper('Motion consistency', 'Motion consistency and anomaly detection for face forgery detection', 'Motion consistency (GML)', 'FaceForensics++, Celeb-DF, DeeperForensics'))
+    p5=Paper('Motion consistency', 'Learning Expressive and Generalizable Motion Features for Face Forgery Detection', 'Zhang, Zhang, Wang, Xie and Pu, 2024', 'FaceForensics++, Celeb-DF, DeeperForensics'))
 
 # %% ../../nbs/83_analysis.results.ipynb #67a1e106
 def reported(table_id: str # 'p1_table1' …
