@@ -185,16 +185,17 @@ def write_detection(spec, out, seed=0, quality=.3, fingerprint='data', weights=N
     from deepfakenb.models.checkpoints import save_model
     from deepfakenb.tasks.base import task_of
     task, r, frames = task_of(spec.data), np.random.default_rng(seed), []
-    import deepfakenb.tasks.detection as detection
+    from deepfakenb.tasks.answers import margins
+    from deepfakenb.tasks.detection import level_scores
     for split in ('val', 'test'):
         label = np.arange(videos) % 2
         frames.append(pd.DataFrame(dict(video=[f'{split}{i:03}' for i in range(videos)], method=np.where(label == 1, 'X', 'original'), label=label.astype('int8'), split=split, group=np.arange(videos)//2, start=0,
-                                        margin=detection.margins(np.clip(.5+quality*(label-.5)+.3*r.standard_normal(videos), .01, .99)))))
+                                        margin=margins(np.clip(.5+quality*(label-.5)+.3*r.standard_normal(videos), .01, .99)))))
     frame = pd.concat(frames, ignore_index=True)
     job = store.begin(spec, out, fingerprint=fingerprint)
     pd.DataFrame(dict(epoch=[0, 1, 2], train_loss=[1., .5, .4], auc=[60., 70., 65.])).to_csv(job.folder/'history.csv', index=False)
     if weights is not None: save_model(weights, job.folder/task.checkpoints['best'])
-    scored = lambda s: detection.level_scores((p := frame[frame.split == s]).assign(score=1/(1+np.exp(-p['margin']))), 'frame')
+    scored = lambda s: level_scores((p := frame[frame.split == s]).assign(score=1/(1+np.exp(-p['margin']))), 'frame')
     return job.finish(dict(val=scored('val'), test=scored('test'), best_epoch=dict(best=1), loss=dict(first=1., last=.4), level='frame'), frame, data_kind='synthetic', duration_s=12.)
 
 def test_labelled_folder_judged_by_a_run(films, judge, tmp_path, call, document):

@@ -1,5 +1,5 @@
 "What every sequence model must do, whatever the notebook of its own tests: options, decoding, modes, sizes, recording."
-import itertools, subprocess, sys
+import subprocess, sys
 import pytest, torch
 from deepfakenb.core import UserError
 from deepfakenb.layers.attention import SECA, Attention
@@ -142,10 +142,7 @@ def test_a_large_spatial_map_takes_a_fifth_of_the_plain_memory():
         log_m = -((seca.point1(y).sigmoid()[:, None, :, None]*64+maps(seca.point2(y))-cells).square()*maps(seca.point3(y)).square()).sum(-1)/4
         (q,) = m._project(x, 0, 1)
         return m.out_proj(((q@memory[0].mT*m.scale+log_m).softmax(-1)@memory[1]).transpose(1, 2).flatten(2))
-    def peak(f):
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True) as p: f()
-        steps = [e.nbytes() for e in sorted((e for e in p.profiler.kineto_results.events() if e.name() == '[memory]'), key=lambda e: e.start_ns())]
-        return max(itertools.accumulate(steps))
     torch.testing.assert_close(ours(), plain(), rtol=0, atol=1e-5)
     assert (ours()-seca.multihead_attn(x, keys_values=memory)).abs().max() > 1e-3              # the map matters
-    assert 5*peak(ours) < peak(plain)
+    from deepfakenb.training.speed import allocated
+    assert 5*allocated(ours) < allocated(plain)

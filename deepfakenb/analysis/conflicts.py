@@ -120,7 +120,9 @@ def reading_lines(paper: str, # 'p2' to 'p5'
                  ) -> list[dict]: # one a conflict and place: value, low, high or a reason
     "Every conflict of a register with its difference, other reading minus default."
     register, known, lines = REGISTERS[paper], {}, []
-    def there(table): return known.setdefault(table, None) or known.update({table: cells(table, preset, out)[2]}) or known[table]
+    def there(table):
+        if table not in known: known[table] = cells(table, preset, out)[2]
+        return known[table]
     for c in register.conflicts:
         for name, table, column, metric in register.places:
             table, column, metric = c.at or (table, column, metric)

@@ -91,8 +91,7 @@ def _measured(cell: Cell): # (Estimate or None, note)
     try: found = cell.measure.of_runs(list(cell.runs), cell.test)
     except UserError as e: return None, str(e)
     if len(cell.runs) < cell.wanted: note = f'{len(cell.runs)} of {cell.wanted} seeds' + (f'; {note}' if note else '')
-    from deepfakenb.runs.store import improving
-    climbing = sum(bool((g := improving(r)) and g['still']) for r in cell.runs if hasattr(r, 'history'))
+    climbing = sum(bool((g := r.improving) and g['still']) for r in cell.runs if hasattr(r, 'improving'))
     if climbing: note = (f'{note}; ' if note else '') + (f'{climbing} of {len(cell.runs)} runs were' if len(cell.runs) > 1 else 'the run was')+' still improving when training ended'
     return found, note
 

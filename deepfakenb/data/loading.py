@@ -133,8 +133,12 @@ def _gather(self: BatchLoader, rows: Tensor) -> Tensor: # (B, 3, S, S) uint8 on 
     x = self._images[rows]
     return x.pin_memory().to(self.device, non_blocking=True) if self.device.type == 'cuda' else x.to(self.device)
 
+def _ready(self: BatchLoader, x: Tensor, generator: torch.Generator) -> Tensor: # (B, 3, S, S)
+    "What a model gets of gathered images."
+    return prepare(x, self.augment, generator, self.normalised)
+
 def _finish(self: BatchLoader, x: Tensor, rows: Tensor, epoch: int, index: int):
-    return prepare(x, self.augment, _generator(self.seed, epoch, index+1), self.normalised), self._labels[rows.to(self.device)]
+    return self.ready(x, _generator(self.seed, epoch, index+1)), self._labels[rows.to(self.device)]
 
 def _batch(self: BatchLoader, epoch: int, index: int) -> tuple[Tensor, Tensor]: # images, labels
     "Compute one batch from its number, without changing the loader."
@@ -145,7 +149,7 @@ def _one_batch(self: BatchLoader) -> tuple[Tensor, Tensor]:
     "The first batch of the current epoch."
     return self.batch(self.epoch, 0)
 
-BatchLoader.order, BatchLoader.batch, BatchLoader.one_batch = _order, _batch, _one_batch
+BatchLoader.order, BatchLoader.ready, BatchLoader.batch, BatchLoader.one_batch = _order, _ready, _batch, _one_batch
 
 # %% ../../nbs/15_data.loading.ipynb #abfa1b8e
 def _iterate(self: BatchLoader):

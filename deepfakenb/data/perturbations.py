@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['REFERENCE', 'SMALLEST', 'PERTURBATIONS', 'VARIANTS', 'LUMA', 'RED_BLUE', 'SETTINGS', 'Perturbation', 'find',
            'block_count', 'gaussian', 'gaussian_pixels', 'smear', 'jpeg', 'recompress', 'perturb', 'draw_recipe',
-           'parse_recipe', 'recipe_text', 'perturb_each', 'check_spoil', 'spoil_film']
+           'parse_recipe', 'recipe_text', 'perturb_each', 'recipe_of', 'check_spoil', 'spoil_film']
 
 # %% ../../nbs/14_data.perturbations.ipynb #d82bae6a
 import math, random
@@ -269,20 +269,29 @@ def perturb_each(clips: Tensor, # uint8 (B, T, 3, H, W) or (B, 3, H, W)
     return out
 
 # %% ../../nbs/14_data.perturbations.ipynb #12a2719c
+def recipe_of(setting: str, # of `SETTINGS`, or or a recipe such as 'GB:3' or 'CS:5 GB:2' for all videos alike
+              seed: int = 0
+             ): # function: a video's name -> its recipe
+    "What a setting does to each video; an unknown one raises `UserError`."
+    if setting in SETTINGS: return lambda video: draw_recipe(video, setting, seed=seed)
+    try: same = parse_recipe(setting)
+    except UserError: same = ()
+    if not same: raise UserError(f"{setting}: choose from {', '.join(SETTINGS)}, or KIND:LEVEL with a kind of {', '.join(PERTURBATIONS)} and a level from 0 to 5", 2)
+    return lambda video: same
+
 def check_spoil(setting: str): # raises `UserError`
     "Is this something that `spoil_film` does?"
     kind, _, level = setting.partition(':')
-    if kind == 'CRF':
-        if not level.isdigit() or not 0 <= int(level) <= 51: raise UserError(f'{setting}: write CRF:N with N from 0 (lossless) to 51 (worst)', 2)
-    elif setting not in SETTINGS: parse_recipe(setting)
+    if kind != 'CRF': recipe_of(setting)
+    elif not level.isdigit() or not 0 <= int(level) <= 51: raise UserError(f'{setting}: write CRF:N with N from 0 (lossless) to 51 (worst)', 2)
 
 def spoil_film(frames, # uint8 (T, H, W, 3)
-               setting: str, # 'GB:3', 'CS:5 GB:2', one of `SETTINGS`, or 'CRF:34'
+               setting: str, # as in `recipe_of`, or 'CRF:34'
                name: str, # of the video: what it gets depends on it, as in `draw_recipe`
                *, variant: str = 'repaired', seed: int = 0): # NumPy array like `frames`
     "A whole film, distorted or encoded anew; `UserError` for a setting that it does not know."
     check_spoil(setting)
     clip = torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous()
     if setting.startswith('CRF:'): clip = recompress(clip, int(setting[4:]))
-    else: clip = perturb_each(clip[None], [draw_recipe(name, setting, seed=seed) if setting in SETTINGS else parse_recipe(setting)], variant=variant, seed=seed, keys=[name])[0]
+    else: clip = perturb_each(clip[None], [recipe_of(setting, seed)(name)], variant=variant, seed=seed, keys=[name])[0]
     return clip.permute(0, 2, 3, 1).numpy()

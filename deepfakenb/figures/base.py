@@ -2,10 +2,10 @@
 
 # %% auto #0
 __all__ = ['WIDTH', 'SMALLEST_FONT', 'INK', 'PALE', 'LIGHT', 'FOOT', 'palette', 'theme', 'new_figure', 'provenance_line',
-           'small_texts', 'mark', 'save_figure', 'figure_title', 'show_figure']
+           'small_texts', 'mark', 'photographs', 'small_png', 'save_figure', 'figure_title', 'show_figure']
 
 # %% ../../nbs/84_figures.base.ipynb #6d178088
-import contextlib
+import contextlib, io
 from pathlib import Path
 from ..core import atomic, commit, write_json
 
@@ -67,6 +67,19 @@ def mark(fig, preset: str|None, data: str|None):
         fig.text(.995, .02/fig.get_figheight(), line, ha='right', va='bottom', fontsize=SMALLEST_FONT, color=PALE, gid='provenance', in_layout=False)
 
 # %% ../../nbs/84_figures.base.ipynb #c49bac25
+def photographs(fig) -> bool:
+    "Whether a figure shows pictures in colour, which a drawing would only wrap."
+    from matplotlib.image import AxesImage
+    return any(im.get_array() is not None and im.get_array().ndim == 3 for im in fig.findobj(AxesImage))
+
+def small_png(picture, # file of a PNG, or its path
+              path: Path) -> tuple[int, int]: # width, height
+    "Write a PNG with a palette of 256 colours: a third of the bytes; with fewer, faces would show bands."
+    from PIL import Image
+    with Image.open(picture) as im: flat = im.convert('RGB')
+    flat.quantize(256).save(path, 'PNG', optimize=True)
+    return flat.size
+
 def save_figure(fig, # a matplotlib figure
                 id: str, # 'figure09' …
                 folder: Path|str, # e.g. reports/smoke/p1/figures
@@ -79,17 +92,18 @@ def save_figure(fig, # a matplotlib figure
                 maker: str = '', # the notebook that drew it
                 dpi: int = 200 # of the PNG
                ) -> Path: # the PNG
-    "Write PNG, SVG and JSON sidecar, the same bytes for the same figure; letters under 7 pt raise `ValueError`."
+    "Write PNG, SVG (but of photographs) and JSON sidecar, the same bytes for the same figure; letters under 7 pt raise `ValueError`."
     import matplotlib as mpl
-    from PIL import Image
     if small := small_texts(fig): raise ValueError(f'{id}: smaller than {SMALLEST_FONT} pt: {small[:3]}')
     mark(fig, preset, data)
     fig.draw_without_rendering(); fig.set_layout_engine('none')    # the layout is solved once, not for every format
     folder = Path(folder)
     with mpl.rc_context({'svg.hashsalt': 'deepfakenb', 'svg.fonttype': 'path', 'text.hinting': 'none'}):
-        for suffix, options in dict(png=dict(dpi=dpi, metadata={'Software': None}), svg=dict(metadata={'Date': None, 'Creator': None})).items():
-            with atomic(folder/f'{id}.{suffix}') as tmp: fig.savefig(tmp, format=suffix, facecolor='white', **options)
-    with Image.open(folder/f'{id}.png') as im: width, height = im.size
+        drawn = io.BytesIO(); fig.savefig(drawn, format='png', facecolor='white', dpi=dpi, metadata={'Software': None})
+        with atomic(folder/f'{id}.png') as tmp: width, height = small_png(drawn, tmp)
+        if photographs(fig): (folder/f'{id}.svg').unlink(missing_ok=True)      # of an earlier drawing
+        else:
+            with atomic(folder/f'{id}.svg') as tmp: fig.savefig(tmp, format='svg', facecolor='white', metadata={'Date': None, 'Creator': None})
     write_json(folder/f'{id}.json', dict(id=id, kind='figure', caption=caption, alt=alt or caption, preset=preset, data=data, maker=maker,
                runs=sorted(set(runs)), commit=commit(), width=width, height=height))
     return folder/f'{id}.png'

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['LEVELS', 'SCORES', 'MOST', 'auc', 'average_precision', 'accuracy', 'balanced_accuracy', 'called_fake',
            'equal_error_rate', 'log_loss', 'calibration', 'calibration_error', 'to_videos', 'summary', 'recalls',
-           'pair_interval', 'pair_difference', 'delong', 'holm', 'smallest_visible']
+           'pair_interval', 'pair_difference', 'delong', 'holm', 'smallest_visible', 'half_width']
 
 # %% ../../nbs/26_metrics.detection.ipynb #a9beb5ad
 import hashlib
@@ -202,3 +202,14 @@ def smallest_visible(metric: str, labels, methods: list, # scores of each method
     "Half the width of the interval of a difference: the median over the methods, each against the first."
     widths = [(d.high-d.low)/2 for m in methods[1:] if not np.isnan((d := pair_difference(metric, labels, methods[0], m, pairs, **options)).low)]
     return float(np.median(widths)) if widths else float('nan')
+
+# %% ../../nbs/26_metrics.detection.ipynb #8ad58814
+def half_width(score: float, # percent
+               n: int, # samples
+               fakes: int|None = None # of them, for an AUC
+              ) -> float: # percentage points
+    "Half of the 95 % interval of an accuracy, or of an AUC (Hanley and McNeil 1982)."
+    p = score/100
+    if fakes is None: return 196*float(np.sqrt(max(p*(1-p), 0)/n))
+    reals, q1, q2 = n-fakes, p/(2-p), 2*p*p/(1+p)
+    return 196*float(np.sqrt(max(p*(1-p)+(fakes-1)*(q1-p*p)+(reals-1)*(q2-p*p), 0)/(fakes*reals))) if fakes and reals else float('nan')

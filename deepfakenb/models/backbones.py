@@ -138,11 +138,11 @@ def fit(module: nn.Module, # to be filled
 
 # %% ../../nbs/22_models.backbones.ipynb #9be0b5b5
 class Backbone(nn.Module):
-    "A ResNet without its head. `channels`: of the feature map; `frozen`: whether stem and first stage are kept as they are."
+    "A ResNet without its head. `channels`: of the feature map; `frozen`: what is kept as it is."
     def __init__(self, name: str, # of `BACKBONES`
                  *, dilated: bool = True, # as `resnet_body`
                  weights: Path|str|None = None, # file of torchvision names; its classifier is ignored
-                 frozen: bool|None = None # stem and first stage; None: if weights are given
+                 frozen: bool|str|None = None # True: stem and first stage; 'all': everything, batch norms' statistics too; None: stem and first stage if weights are given
                 ):
         super().__init__()
         self.body = resnet_body(name, dilated)
@@ -152,10 +152,11 @@ class Backbone(nn.Module):
         self.channels = [m for m in self.body.modules() if isinstance(m, nn.Conv2d)][-1].out_channels
         self.frozen = weights is not None if frozen is None else frozen
         if self.frozen:
-            for part in (self.body.conv1, self.body.bn1, self.body.layer1): part.requires_grad_(False)
-    def forward(self, images: Tensor # float (B, 3, S, S), S from 32
+            for part in (self.body,) if self.frozen == 'all' else (self.body.conv1, self.body.bn1, self.body.layer1): part.requires_grad_(False)
+    def train(self, mode: bool = True): return super().train(mode and self.frozen != 'all')
+    def forward(self, images: Tensor # float (B, 3, S, S), S from 32; where all is frozen, a map that was kept passes as it is
                ) -> Tensor: # (B, channels, H, W)
-        return self.body(images)
+        return images if self.frozen == 'all' and images.shape[1] == self.channels else self.body(images)
 
 def build_backbone(name: str, **kw) -> Backbone: # options of `Backbone`
     "The backbone of that name; an unknown name or a wrong weights file raises `UserError`."

@@ -69,7 +69,7 @@ class DETR(SlotTransformer):
                  width: int = 256, heads: int = 4, feed_forward: int = 512, # of the transformer
                  encoder_layers: int = 2, decoder_layers: int = 2, dropout: float = .1,
                  head_width: int = 512, # of the two hidden layers that name the class; 0: one linear layer, as DETR
-                 dilated: bool = True, weights: str|None = None, frozen: bool|None = None # of the backbone
+                 dilated: bool = True, weights: str|None = None, frozen: bool|str|None = None # of the backbone
                 ):
         super().__init__(locals(), QueryTransformer)
     def start(self, batch):

@@ -20,7 +20,7 @@ class MultiCls(SequenceModel):
                  backbone: str = 'resnet34', # of `backbones.BACKBONES`
                  dilated: bool = False, # ResNet-50 with a dilated last stage
                  weights: str|None = None, # file of the backbone's pretrained weights
-                 frozen: bool|None = None # stem and first stage; None: if weights are given
+                 frozen: bool|str|None = None # stem and first stage, or 'all' of it; None: stem and first stage if weights are given
                 ):
         super().__init__()
         self.backbone = Backbone(backbone, dilated=dilated, weights=weights, frozen=frozen)

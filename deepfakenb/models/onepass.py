@@ -25,7 +25,7 @@ class OnePass(SlotTransformer):
                  head_width: int = 512, # of the two hidden layers that name the class; 0: one linear layer
                  seca: str = 'multi-head', # of `attention.SECA_MODES`
                  lam: float = 4., r2: str = 'multiplied', sqrt_d: str = 'divided', # of SECA
-                 dilated: bool = True, weights: str|None = None, frozen: bool|None = None # of the backbone
+                 dilated: bool = True, weights: str|None = None, frozen: bool|str|None = None # of the backbone
                 ):
         super().__init__(locals(), one_word, mode=seca, lam=lam, r2=r2, sqrt_d=sqrt_d)
     def start(self, batch):

@@ -3,8 +3,8 @@
 # %% auto #0
 __all__ = ['XCEPTION', 'EFFICIENT', 'MESO', 'MULTI', 'SENET', 'OURS', 'SAME_SIZE', 'F3', 'WSDAN', 'I3D', 'C3D', 'SCORES', 'HQ',
            'LQ', 'TWO_HQ', 'CONTROL', 'MANIPULATIONS', 'SHARED_AGAIN', 'SEEN', 'ALL', 'CELEB', 'CROSS', 'SIZES',
-           'PARTS', 'TABLES', 'CONFLICT_TABLE', 'protocol', 'long_distance', 'one_method', 'celeb_scale', 'size_scale',
-           'cost', 'ablation_scale']
+           'PARTS', 'TABLES', 'CONFLICT_TABLE', 'protocol', 'long_distance', 'one_method', 'size_scale', 'cost',
+           'ablation_scale']
 
 # %% ../../nbs/82_protocols.p2.ipynb #92abdbb9
 from dataclasses import replace
@@ -52,11 +52,6 @@ CROSS = (Column('FF++', data=dict(compression=['c23', 'c40'])), Column('Celeb-DF
 SIZES = (*(Column(f'{s}×{s}', data=dict(dataset='celebdf')) for s in (256, 299, 398, 448)),
          *(Column(f'{s}×{s}{CORES}', data=dict(dataset='celebdf'), own=True) for s in (46, 62, 94)))
 
-def celeb_scale(preset, row, column):
-    "Trainings on the Celeb-DF-like set are planned, and not run on two cores yet."
-    if preset == 'smoke': return 'not in smoke'
-    return detector_scale(preset, row, column)
-
 def size_scale(preset, row, column):
     "Table XI: the input's size is the column. Ours are as far apart as the paper's, about a seventh of them."
     if preset == 'smoke': return 'not in smoke'
@@ -89,7 +84,7 @@ def ablation_scale(preset, row, column):
 
 TABLES = (
     _table(1, 'Detection on FaceForensics++, all four manipulations', (XCEPTION, EFFICIENT, MESO, MULTI, F3, OURS), (*two(LQ, HQ), *CONTROL), level='frame'),
-    _table(2, 'Detection on Celeb-DF, trained there', (MESO, I3D, C3D, XCEPTION, OURS), CELEB, scale=celeb_scale),
+    _table(2, 'Detection on Celeb-DF, trained there', (MESO, I3D, C3D, XCEPTION, OURS), CELEB),
     _table(3, 'One manipulation at a time, frame level', (C3D, MESO, XCEPTION, OURS), one_method('c23'), level='frame'),
     _table(4, 'One manipulation at a time, c40, video level', (XCEPTION, F3, MULTI, OURS), one_method('c40')),
     _table(5, 'Against fine-grained classifiers', (SENET, WSDAN, OURS), (*ALL, *CONTROL), ('ACC',)),

@@ -178,7 +178,7 @@ def run_rows(folder: Path, # <preset>
              pages: dict # notebook -> page
             ) -> tuple[list, list]: # rows of finished runs; rows of failed ones
     "What to say about each run of a preset."
-    from deepfakenb.runs.store import improving, list_runs
+    from deepfakenb.runs.store import list_runs
     done, failed = [], []
     link = lambda key, text: f'<a href="{pages[key]}">{text}</a>' if key in pages else text
     every = list_runs(folder.parent, folder.name, damaged=True)
@@ -189,7 +189,7 @@ def run_rows(folder: Path, # <preset>
     for r in good:
         s, scores = r.spec, ', '.join(f"{k} {'—' if v is None else f'{v:.1f}'}" for k, v in r.spec.task.headline(r).items())
         state = 'current' if not r.stale else f'<span title="{e("; ".join(r.stale))}">predates a change</span>'
-        if (g := improving(r)) and g['still']: state += f"; <span title=\"the last third of its validation curve gains {g['gain']:.1f} points, its interval is ±{g['half']:.1f}\">still improving</span>"
+        if (g := r.improving) and g['still']: state += f"; <span title=\"the last third of its validation curve gains {g['gain']:.1f} points, its interval is ±{g['half']:.1f}\">still improving</span>"
         at = ', '.join(f'<a href="#{e(t)}">{e(t.replace("_table", " "))}</a>' for t in used.get(r.id, ())) or '—'
         done.append((f'<span id="run-{e(r.id)}">{link(r.id, e(r.id))}</span>', at, e(s.model), e(str(s.model_args.get('backbone', '—'))), e(s.task.describe(s.data)), e(different[r.id] or '—'), s.seed,
                      e(scores), e(r.provenance['data_kind']), duration(r.provenance.get('duration_s')), e(r.provenance.get('commit', '—')), state))

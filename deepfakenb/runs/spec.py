@@ -73,7 +73,7 @@ class TestSpec:
     compression: tuple = ()  # ('c40',)
     split: str = 'test'
     splits: str = ''         # which published way of splitting, e.g. 'ffpp' for DeeperForensics
-    distortion: str = 'std'  # of `data.distorted.recipe_of`: 'sing', 'GB:3', …
+    distortion: str = 'std'  # of `data.perturbations.recipe_of`: 'sing', 'GB:3', …
     film: str = ''           # the same, or 'CRF:34' (encoded anew), but done to the whole film before a face is looked for (`data.perturbations.spoil_film`)
     variant: str = 'repaired' # of the distortions: 'repaired' or 'official'
     order: str = 'filmed'    # of a clip's frames: 'filmed', 'repeated' (the first one), 'shuffled', 'reversed'

@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['RECORD', 'PLAIN', 'runs_dir', 'run_dir', 'unfinished_dir', 'lock_of', 'is_busy', 'Record', 'seal', 'Run',
-           'half_width', 'improving', 'save_answers', 'test_facts', 'tested', 'add_test', 'find', 'list_runs',
-           'load_run', 'failure', 'differing', 'Job', 'write_record', 'publish', 'begin']
+           'save_answers', 'test_facts', 'tested', 'add_test', 'find', 'list_runs', 'load_run', 'failure', 'differing',
+           'Job', 'write_record', 'publish', 'begin']
 
 # %% ../../nbs/80_runs.store.ipynb #2aa0b91a
 import json, math, shutil
@@ -110,37 +110,15 @@ class Run(Record):
         from deepfakenb.models.checkpoints import load_model
         return load_model(self.weights(checkpoint))
     @cached_property
+    def improving(self) -> dict|None:
+        "Whether its validation score was still climbing at the end, as `Task.improving`."
+        return self.spec.task.improving(self)
+    @cached_property
     def stale(self) -> list[str]: # empty: current
         "Why this run is not what would be made today."
         now, then = versions_of(self.spec), self.record['versions']
         return [f'{m} has changed' for m in sorted(set(now) | set(then)) if now.get(m) != then.get(m)]
     def __repr__(self): return f'Run({self.id}: {self.spec.title})'
-
-# %% ../../nbs/80_runs.store.ipynb #35d0c8d9
-def half_width(score: float, # percent
-               n: int, # samples
-               fakes: int|None = None # of them, for an AUC
-              ) -> float: # percentage points
-    "Half of the 95 % interval of an accuracy, or of an AUC (Hanley and McNeil 1982)."
-    p = score/100
-    if fakes is None: return 196*math.sqrt(max(p*(1-p), 0)/n)
-    reals, q1, q2 = n-fakes, p/(2-p), 2*p*p/(1+p)
-    return 196*math.sqrt(max(p*(1-p)+(fakes-1)*(q1-p*p)+(reals-1)*(q2-p*p), 0)/(fakes*reals)) if fakes and reals else float('nan')
-
-def improving(run: Run) -> dict|None: # gain of the last third of the epochs, half width of the score's interval, whether it still improves; None: fewer than three epochs
-    "Was the validation score still climbing when training ended?"
-    if '_improving' in run.__dict__: return run.__dict__['_improving']      # tables ask often
-    run.__dict__['_improving'] = said = _climbing(run.history, run.metrics.get('val', {}))
-    return said
-
-def _climbing(h, val): # history, metrics of validation
-    name = next((c for c in ('auc', 'adaptive_acc') if c in h), None)
-    if name is None or len(h) < 3 or h[name].isna().any(): return None
-    known = val['video'] if name == 'auc' else val['adaptive']
-    last = len(h)//3
-    best, before = h[name].max(), h[name].iloc[:-last].max()
-    half = half_width(best, known['n'], known['fakes'] if name == 'auc' else None)
-    return dict(gain=float(max(best-before, 0)), half=half, still=bool(best-before > half))
 
 # %% ../../nbs/80_runs.store.ipynb #9adb66dc
 def save_answers(task, path: Path, # *.parquet

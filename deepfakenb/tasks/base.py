@@ -107,6 +107,14 @@ class Task(ABC):
     def measure(self, metric: str, level: str = '') -> Measure|None: "How a table's metric is measured; None: not known."
     @abstractmethod
     def headline(self, run) -> dict: "Two or three scores for lists: name -> number."
+    @abstractmethod
+    def watched(self, run) -> tuple: "The validation score that tells how a training went: (a value an epoch, percent; half of its best value's 95 % interval)."
+    def improving(self, run) -> dict|None: # gain of the last third of the epochs, half of the score's interval, whether it still improves; None: fewer than three epochs
+        "Was the validation score still climbing when training ended? Then another method might have overtaken this one."
+        scores, half = self.watched(run)
+        if len(scores) < 3 or scores.isna().any(): return None
+        gain = float(max(scores.max()-scores.iloc[:-(len(scores)//3)].max(), 0))
+        return dict(gain=gain, half=half, still=gain > half)
     def test(self, spec, model, test, device, root=None) -> tuple: # predictions, facts
         "What a trained model says of another test set."
         raise UserError(f'{self.name}: has no further test sets', 2)

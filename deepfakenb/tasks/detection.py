@@ -2,19 +2,20 @@
 
 # %% auto #0
 __all__ = ['CROP', 'CONTROLS', 'MAJORITY', 'AVERAGES', 'ONE_CLASS', 'BLEND', 'task', 'VideoData', 'source_groups', 'Videos',
-           'chosen', 'real_until_tested', 'DetectorFeed', 'DetectorLoss', 'DetectorScores', 'margins',
-           'detector_scores', 'answer_frame', 'write_answers', 'read_answers', 'at_level', 'answers_of', 'stacked',
-           'changed', 'detection_measure', 'VideoTask', 'workers', 'every_method', 'level_scores', 'asked_for',
-           'blend_recipe', 'blend_test', 'self_blends', 'blend_answers', 'Detection']
+           'chosen', 'real_until_tested', 'DetectorFeed', 'DetectorLoss', 'DetectorScores', 'detector_scores',
+           'at_level', 'answers_of', 'stacked', 'changed', 'detection_measure', 'VideoTask', 'workers', 'every_method',
+           'level_scores', 'asked_for', 'blend_recipe', 'blend_test', 'self_blends', 'blend_answers',
+           'training_loaders', 'Detection']
 
 # %% ../../nbs/78_tasks.detection.ipynb #3b6babf1
-import json, math, time
+import math, time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastai.callback.core import Callback
-from ..core import UserError, atomic, generated_dir, object_hash, shown, write_json
+from ..core import UserError, generated_dir, object_hash, shown, write_json
 from ..metrics import detection as scores_of
+from .answers import answer_frame, read_answers, write_answers
 from .base import Estimate, Measure, Task, data_kind, data_root
 from .reading import as_asked, read_as, reordered
 
@@ -139,11 +140,6 @@ class DetectorScores(Callback):
                               auc=float(scores_of.auc(v['label'], v['score'])[0]), acc=float(scores_of.accuracy(v['label'], v['score'])[0]), seconds=round(time.monotonic()-self.began, 2))
 
 # %% ../../nbs/78_tasks.detection.ipynb #b98bb18b
-def margins(p) -> np.ndarray: # of probabilities
-    "Log odds, cut at ±16."
-    p = np.asarray(p, np.float64).clip(1e-9, 1-1e-9)
-    return np.log(p/(1-p)).clip(-16, 16)
-
 @torch.no_grad()
 def detector_scores(model, loader, channels_last: bool = False,
                     views=None # function: batch -> several of it, e.g. crops, whose probabilities are averaged
@@ -160,29 +156,6 @@ def detector_scores(model, loader, channels_last: bool = False,
         out.append(torch.stack(said).mean(0))
     model.train(was)
     return torch.cat(out).numpy()
-
-def answer_frame(samples, # `Samples` of one split
-                 scores, # (N,) probabilities
-                 groups: dict, # of `source_groups`
-                 split: str): # DataFrame: video, method, label, split, group, start, margin
-    "Predictions of a split."
-    return pd.DataFrame(dict(video=samples.videos, method=samples.methods, label=samples.labels.astype('int8'), split=split,
-                             group=[groups[v] for v in samples.videos], start=samples.starts, margin=margins(scores)))
-
-def write_answers(path: Path, frame, facts: dict|None = None):
-    "Small Parquet: names as dictionaries, margins in half precision, zstd; `facts` in the file's own metadata."
-    import pyarrow as pa, pyarrow.parquet as pq
-    small = dict(label=pa.int8(), group=pa.int32(), start=pa.int32())
-    column = lambda n: pa.array(frame[n].to_numpy().astype('float16')) if n == 'margin' else pa.array(frame[n].tolist(), small[n]) if n in small else pa.array(frame[n].tolist()).dictionary_encode()
-    table = pa.table({n: column(n) for n in ('video', 'method', 'label', 'split', 'group', 'start', 'margin')})
-    if facts is not None: table = table.replace_schema_metadata({'deepfakenb': json.dumps(facts)})
-    with atomic(path) as tmp: pq.write_table(table, tmp, compression='zstd', compression_level=19)
-
-def read_answers(path: Path): # DataFrame, with `score`
-    "Predictions back, with the probability of a forgery."
-    p = pd.read_parquet(path)
-    for c in ('video', 'method', 'split'): p[c] = p[c].astype(str)
-    return p.assign(score=1/(1+np.exp(-p['margin'].astype('float64'))))
 
 # %% ../../nbs/78_tasks.detection.ipynb #cbb1438a
 MAJORITY, AVERAGES = 'majority guess', ('probabilities', 'logits')
@@ -354,6 +327,22 @@ def blend_answers(spec, model, opened, samples, data, groups, device) -> tuple: 
     frame = pd.concat([real, blends.assign(video=blends['video']+SUFFIX, method=BLEND, label=np.int8(1))], ignore_index=True)
     return frame, dict(videos=2*samples.counts['videos'], left_out=2*len(samples.counts['without']), samples=len(frame))
 
+# %% ../../nbs/78_tasks.detection.ipynb #05e9ea65
+def training_loaders(task, opened, spec, options, device): # the loaders of training and validation, the videos that are judged, weights of the classes or None
+    "What a detector is trained and chosen on; a split of one class raises `UserError`."
+    from deepfakenb.data.framecache import FreshLoader
+    from deepfakenb.data.sampling import class_weights
+    data = spec.data
+    parts = {s: task.samples(opened.faces, data, s, None if s == 'train' else data['tested']) for s in ('train', 'val')}
+    if data['self_blended']:
+        return *self_blends(opened, parts, data, spec, options, device), None     # half and half by construction
+    for s, part in parts.items():
+        if len(set(part.labels)) < 2: raise UserError(f"{shown(opened.root)}: the {s} split holds one class only; a detector needs real and forged videos")
+    loaders = [FreshLoader(opened.cache(data['size']), parts['train'], bs=options.bs, per_video=data['per_video'], steps=options.steps, even=options.balance, drop_last=True,
+                           augment=options.augment, seed=spec.seed, device=device, normalised=False), task.loader(opened, parts['val'], data, spec, device)]
+    weights = class_weights(opened.faces.split('train').videos['label']).to(device) if options.class_weights else None
+    return loaders, parts['val'].videos, weights
+
 # %% ../../nbs/78_tasks.detection.ipynb #760de65f
 class Detection(VideoTask):
     "Real or forged, of frames and clips (papers 2, 4, 5; paper 3's binary part)."
@@ -362,24 +351,12 @@ class Detection(VideoTask):
     def fit(self, spec, opened, folder, device):
         from fastai.data.core import DataLoaders
         from deepfakenb.core import seed_everything
-        from deepfakenb.data.framecache import FreshLoader
-        from deepfakenb.data.sampling import class_weights
         from deepfakenb.models.base import build_model
         from deepfakenb.training.learner import make_learner, train
         from deepfakenb.training.options import train_options
         from deepfakenb.training.start import with_weights
-        data, options = spec.data, train_options(spec.train)
-        parts = {s: self.samples(opened.faces, data, s, None if s == 'train' else data['tested']) for s in ('train', 'val')}
-        if data['self_blended']:
-            loaders, judged = self_blends(opened, parts, data, spec, options, device)
-            weights = None                                                # half and half by construction
-        else:
-            for s, part in parts.items():
-                if len(set(part.labels)) < 2: raise UserError(f"{shown(opened.root)}: the {s} split holds one class only; a detector needs real and forged videos")
-            loaders = [FreshLoader(opened.cache(data['size']), parts['train'], bs=options.bs, per_video=data['per_video'], steps=options.steps, even=options.balance, drop_last=True,
-                                   augment=options.augment, seed=spec.seed, device=device, normalised=False), self.loader(opened, parts['val'], data, spec, device)]
-            judged = parts['val'].videos
-            weights = class_weights(opened.faces.split('train').videos['label']).to(device) if options.class_weights else None
+        options = train_options(spec.train)
+        loaders, judged, weights = training_loaders(self, opened, spec, options, device)
         dls = DataLoaders(*loaders, path=Path('.')); dls._device = device
         seed_everything(spec.seed)
         model = build_model(spec.model, **with_weights(spec.model, spec.model_args))
@@ -409,6 +386,9 @@ class Detection(VideoTask):
     def headline(self, run):
         test = run.metrics.get('test') or run.metrics['val']
         return {'AUC (videos)': test['video']['AUC'], 'ACC (videos)': test['video']['ACC']}
+    def watched(self, run):
+        known = run.metrics['val']['video']
+        return run.history['auc'], scores_of.half_width(run.history['auc'].max(), known['n'], known['fakes'])
     def test(self, spec, model, test, device, root=None):
         data = {**test.data(spec.data), 'self_blended': False}        # whatever it learned from: a test set is what it is
         opened = self.open(data, root, **(dict(film=test.film, variant=test.variant, split=test.split) if test.film else {}))

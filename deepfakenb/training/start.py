@@ -8,7 +8,8 @@ from pathlib import Path
 from ..core import UserError, data_dir, shown, weights_dir
 from ..models.base import model_class
 
-OURS = {'single-edits': ('', 'experiments/backbone.ipynb'), 'faces': ('-faces', 'experiments/warm_start.ipynb')}   # name -> ending of the file, maker
+OURS = {'single-edits': ('', 'experiments/backbone.ipynb'), 'faces': ('-faces', 'experiments/warm_start.ipynb'),
+        **{f'joint-{track}': (f'-joint-{track}', 'experiments/joint_backbone.ipynb') for track in ('components', 'attributes')}}   # name -> ending of the file, maker
 
 def start_name(model: str, # name in the registry
                model_args: dict # its options
