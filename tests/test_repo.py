@@ -190,3 +190,8 @@ def test_no_assertion_is_empty(root):
     "A value that is compared with itself, behind `if False`, has hidden a wrong pin here once."
     for p in notebooks(root):
         for c in code_cells(nbformat.read(p, 4)): assert ' if False else ' not in c.source, f'{p.name}: {c.source[:60]!r}'
+
+
+def test_no_module_takes_the_private_names_of_another(root):
+    taken = [(p.name, m[0]) for p in (root/'deepfakenb').rglob('*.py') if p.name != '_modidx.py' for m in re.finditer(r'^\s*from (?:\.|deepfakenb)\S* import [^\n#]*?\b_[a-z]\w*', p.read_text(encoding='utf8'), re.M)]
+    assert not taken, f'{taken}: give these a public name'

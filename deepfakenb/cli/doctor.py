@@ -188,7 +188,7 @@ def weights() -> list[Finding]:
     "Committed starts, demonstration models, published weights."
     w, back = weights_dir(), 'git checkout data/weights, or make them again with '
     return [looked('weights', 'generator', lambda: _file(w/'generator.safetensors', 'of the embedded benchmark'), BOTH, back+'nbs/experiments/generator.ipynb'),
-            *(looked('weights', f'starts of {p}', lambda p=p: _starts(p), (p,), back+'nbs/experiments/backbone.ipynb and warm_start.ipynb') for p in BOTH),
+            *(looked('weights', f'starts of {p}', lambda p=p: _starts(p), (p,), back+'nbs/experiments/backbone.ipynb, joint_backbone.ipynb and warm_start.ipynb') for p in BOTH),
             looked('weights', 'demonstration', lambda: _file(w/'demo'/'model.safetensors', 'predict on pictures'), (), 'name a run: deepfakenb predict --run ID'),
             looked('weights', 'video demonstration', lambda: _file(w/'demo-video'/'model.safetensors', 'predict on videos'), (), 'name a run: deepfakenb predict --run ID'),
             looked('weights', 'published', _published, ('paper',), f"put the files at {place(data_dir()/'real'/'weights')}/NAME.pth")]

@@ -35,8 +35,8 @@ def told(document, rows: list[dict], json: bool, csv: bool): # what --json print
     if json and csv: raise UserError('--json and --csv: give one of them', 2)
     if json:
         import json as j
-        from deepfakenb.runs.store import _json
-        return typer.echo(j.dumps(_json(document), indent=1, ensure_ascii=False))
+        from deepfakenb.runs.store import plain_json
+        return typer.echo(j.dumps(plain_json(document), indent=1, ensure_ascii=False))
     import csv as c, io
     names = list(dict.fromkeys(k for r in rows for k in r))
     text = io.StringIO(); w = c.DictWriter(text, names, restval='', lineterminator='\n')

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from ..core import UserError, object_hash, read_json, shown, write_json
 from .images import content_hashes, open_image, square, threaded
-from .loading import BatchLoader, ImageSet, _generator, cache_dir
+from .loading import BatchLoader, ImageSet, seeded, cache_dir
 from .sampling import FaceSet, Samples, balanced_order
 from .transforms import Augment
 
@@ -201,7 +201,7 @@ class FreshLoader(FrameLoader):
         self.drop_last = options.get('drop_last', False) and self.n > self.bs
     def order(self, epoch: int) -> Tensor: # (n,) int64
         "The samples of an epoch: first which video, then where in it."
-        g, m = _generator(self.seed, epoch, 0, 7), len(self.first)
+        g, m = seeded(self.seed, epoch, 0, 7), len(self.first)
         if self.even: which = balanced_order(self.kinds, n=self.n, seed=self.seed, epoch=epoch)
         else: which = torch.cat([torch.randperm(m, generator=g) for _ in range(-(-self.n//m))])[:self.n]
         return self.first[which] + (torch.rand(self.n, generator=g)*self.counts[which]).long()

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..core import UserError
 from .blending import SelfBlend
 from .framecache import FrameCache, FrameLoader
-from .loading import _generator
+from .loading import seeded
 from .sampling import Samples
 from .transforms import Augment, normalise, to_float, to_uint8
 
@@ -47,7 +47,7 @@ class PairLoader(FrameLoader):
         "Pairs of a batch of real faces (normalised) whose places are `rows`."
         keys = [f'{name}/{epoch}' for name in self.called[rows.cpu().numpy()]]
         made = self.blend(to_uint8(x), landmarks=None if self.landmarks is None else self.landmarks[rows.cpu()], seed=self.seed, keys=keys)
-        x, masks = augment_pairs(made.reals, made.images, made.masks, self.twins, _generator(self.seed, epoch, index+1))
+        x, masks = augment_pairs(made.reals, made.images, made.masks, self.twins, seeded(self.seed, epoch, index+1))
         return x, torch.cat([1-made.labels, made.labels]), torch.cat([torch.zeros_like(masks), masks])
     def batch(self, epoch: int, index: int):
         rows = self.order(epoch)[index*self.bs:(index+1)*self.bs]

@@ -11,7 +11,7 @@ from ..core import UserError
 from .blending import Blended, SelfBlend
 from .chance import clip_keys, hashed_bits
 from .framecache import ClipAugment, FrameCache, FrameLoader, FreshLoader
-from .loading import _generator
+from .loading import seeded
 from .perturbations import jpeg
 from .sampling import Samples
 from .transforms import Augment, to_float
@@ -76,7 +76,7 @@ class Twins:
         "Real, blend, real, blend, augmented in pairs."
         faces = x.mul(255).round_().to(torch.uint8)
         made = self_blend(faces, recipe=self.recipe, keys=self.keys(rows, epoch, index), seed=self.seed)
-        pairs, g = torch.stack([made.reals, made.images], 1), _generator(self.seed, epoch, index+1)
+        pairs, g = torch.stack([made.reals, made.images], 1), seeded(self.seed, epoch, index+1)
         if self.compress: pairs = recompress(pairs, g)
         x = to_float(pairs.flatten(0, 1))
         if self.together is not None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core import UserError, shown
 from ..layers.attention import choice
-from ..layers.multiattention import _summed
+from ..layers.multiattention import summed
 from ..layers.observed import Observed
 from .backbones import fit, read_tensors
 from .base import DetectorModel
@@ -33,7 +33,7 @@ def part_vectors(features: Tensor, # (B, N, H, W)
                  maps: Tensor # (B, M, H, W) ≥ 0
                 ) -> Tensor: # at least float32 (B, M, N), all of a picture together of length 1; 0 where all maps are 0
     "Bilinear attention pooling with signed root and length (Hu et al. 2019, Eq. 2 to 4)."
-    mean = _summed(features, maps)[0]/features[0, 0].numel()
+    mean = summed(features, maps)[0]/features[0, 0].numel()
     return F.normalize((mean.sign()*(mean.abs()+1e-12).sqrt()).flatten(1), dim=1).view_as(mean)
 
 # %% ../../nbs/40_models.wsdan.ipynb #98d7ee47

@@ -8,7 +8,7 @@ __all__ = ['PLAIN', 'SE', 'XCEPTION', 'MESO', 'METHODS', 'C23', 'METRICS', 'ALL'
 # %% ../../nbs/82_protocols.p4.ipynb #fd00b7e1
 from .base import Column, Protocol, Row, TableSpec
 from .conflicts import REGISTERS, conflict_table
-from .detectors import CLIP, CORES, SHARED, STATISTICS, VIDEO, detector_scale, two
+from .detectors import CLIP, CORES, SHARED, VIDEO, beside, controls, detector_scale, two
 from ..runs.spec import TestSpec
 
 def clip_row(label: str, model: str = 'resnet3d', own: bool = False, **options) -> Row: return Row(label, model, options, data=CLIP, own=own)
@@ -20,7 +20,7 @@ C23 = dict(compression=['c23'])
 METRICS = ('TCR', 'AUC', 'BACC')
 
 def _table(number, title, rows, columns, metrics=METRICS, scale=detector_scale):
-    return TableSpec(f'p4_table{number}', 'p4', title, rows, columns, metrics, VIDEO, scale, level='video', shared=SHARED)
+    return TableSpec(f'p4_table{number}', 'p4', title, (*rows, *beside('video')), columns, metrics, VIDEO, scale, level='video', shared=SHARED)
 
 def settings(make) -> tuple: # of Column
     "The paper's four columns (TCR alone is printed), and ours."
@@ -52,7 +52,7 @@ def pretrained_scale(preset, row, column):
     return detector_scale(preset, row, column)
 
 TABLES = (
-    _table(1, 'All four manipulations', (MESO, XCEPTION, PLAIN, clip_row('3D ResNet (with SE)', **SE), nl('3D ResNet (non-local 1,2,4)', 1, 2, 4), nl('3D ResNet (non-local 4,4)', *FOUR), nl('3D ResNet (non-local 1,2,3,4)', 1, 2, 3, 4), timesformer('TimeSformer'), SE_IDENTITY, *STATISTICS), (*ALL, *TIME, EVERY), scale=time_scale),
+    _table(1, 'All four manipulations', (MESO, XCEPTION, PLAIN, clip_row('3D ResNet (with SE)', **SE), nl('3D ResNet (non-local 1,2,4)', 1, 2, 4), nl('3D ResNet (non-local 4,4)', *FOUR), nl('3D ResNet (non-local 1,2,3,4)', 1, 2, 3, 4), timesformer('TimeSformer'), SE_IDENTITY), (*ALL, *TIME, EVERY, *controls(**C23)), scale=time_scale),
     _table(2, 'Where non-local blocks are placed, one manipulation at a time', tuple(nl(f'3D ResNet (Non-local {k})', *p) for k, p in PLACEMENTS.items()), settings(alone)),
     _table(3, 'TimeSformer: joint and dissociated', (timesformer('TimeSformer (Joint)'), timesformer('TimeSformer (Dissociated)', 'divided')), settings(alone)),
     _table(4, 'One manipulation at a time', (MESO, XCEPTION, PLAIN, clip_row('3D ResNet (SE)', **SE), nl('3D ResNet (non-local 1,2,3,4)', 1, 2, 3, 4), timesformer('TimeSformer')), settings(alone)),

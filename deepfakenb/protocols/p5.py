@@ -8,7 +8,7 @@ __all__ = ['R3D', 'OURS', 'COMBINATIONS', 'C23', 'SETS', 'UNSEEN', 'ON', 'OWN', 
 from dataclasses import replace
 from .base import Column, Protocol, Row, TableSpec
 from .conflicts import REGISTERS, conflict_table
-from .detectors import CLIP, CORES, SHARED, STATISTICS, VIDEO, detector_scale
+from .detectors import CLIP, CORES, SHARED, VIDEO, beside, controls, detector_scale
 from ..runs.spec import TestSpec
 
 def gml(label: str, block: str|None = None, anomaly: bool = False, **options) -> Row: return Row(label, 'gml', dict(block=block, anomaly=anomaly, **options), data=CLIP)
@@ -31,7 +31,7 @@ def motion_scale(preset, row, column):
     return detector_scale(preset, row, column)
 
 def _table(number, title, rows, columns, metrics):
-    return TableSpec(f'p5_table{number}', 'p5', title, rows, columns, metrics, VIDEO, motion_scale, level='video', shared=SHARED)
+    return TableSpec(f'p5_table{number}', 'p5', title, (*rows, *beside('video')), columns, metrics, VIDEO, motion_scale, level='video', shared=SHARED)
 
 SING, HOME = TestSpec(dataset='deeperforensics', distortion='sing'), TestSpec(distortion='sing')
 TABLES = (
@@ -40,7 +40,7 @@ TABLES = (
             Column('FF++'+CORES, data=C23, own=True, test=SING), Column('DFO'+CORES, data=dict(dataset='deeperforensics'), own=True, test=HOME), OWN), ('ACC', 'AUC')),
     _table(2, 'Tested on Celeb-DF', (gml('Xception'), Row('F3-Net', 'f3-net'), Row('Effb4', 'efficientnet-b4'), Row('Matt', 'multi-attentional-detector'), OURS),
            (Column('FF++', data=C23, test=SETS['CDF']), Column('CDF', data=dict(dataset='celebdf')), Column('FF++'+CORES, data=C23, own=True, test=SETS['CDF']), Column('CDF'+CORES, data=dict(dataset='celebdf'), own=True)), ('AUC',)),
-    _table(3, 'Blocks, branch and losses', (*COMBINATIONS, *STATISTICS), (*ON['DFO'], *ON['CDF'], OWN, *ORDERS, *STRIDES), ('AUC',)))
+    _table(3, 'Blocks, branch and losses', COMBINATIONS, (*ON['DFO'], *ON['CDF'], OWN, *ORDERS, *STRIDES, *controls(**C23)), ('AUC',)))
 CONFLICT_TABLE = conflict_table(detector_scale, {r.label: r for r in COMBINATIONS if r.label == 'Xception+MCB+AD'}, (OWN, ON['CDF'][1]), paper='p5', tracks=(),
                                 metrics=('AUC',), data=VIDEO, level='video', shared=SHARED)
 protocol = Protocol('p5', {t.id: t for t in TABLES}, {CONFLICT_TABLE.id: CONFLICT_TABLE}, notebook='papers/p5.ipynb')

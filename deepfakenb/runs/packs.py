@@ -184,6 +184,6 @@ def _adopt_tests(run: Run, home: Path) -> int: # how many were not there
     return moved
 
 def _test_of(path: Path) -> dict:
-    from deepfakenb.runs.store import _schema_facts
-    try: return _schema_facts(path)['test']
+    from deepfakenb.runs.store import schema_facts
+    try: return schema_facts(path)['test']
     except Exception as e: raise UserError(f'{shown(path)}: damaged ({type(e).__name__}); fetch its pack again') from None

@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['RECORD', 'PLAIN', 'runs_dir', 'run_dir', 'unfinished_dir', 'lock_of', 'is_busy', 'Record', 'seal', 'Run',
-           'save_answers', 'test_facts', 'tested', 'add_test', 'find', 'list_runs', 'load_run', 'failure', 'differing',
-           'Job', 'write_record', 'publish', 'begin']
+           'save_answers', 'test_facts', 'schema_facts', 'tested', 'add_test', 'find', 'list_runs', 'load_run',
+           'failure', 'differing', 'Job', 'write_record', 'publish', 'plain_json', 'begin']
 
 # %% ../../nbs/80_runs.store.ipynb #2aa0b91a
 import json, math, shutil
@@ -136,11 +136,12 @@ def test_facts(run: Run, test: TestSpec) -> dict|None: # fingerprint, left_out â
     "What is on record of a further test set; None where it was not tested, or with other weights."
     path = _test_file(run, test)
     if not path.is_file(): return None
-    try: facts = read_plain(path)[1] if path.suffix == '.npz' else _schema_facts(path)
+    try: facts = read_plain(path)[1] if path.suffix == '.npz' else schema_facts(path)
     except Exception as e: raise UserError(f'{shown(path)}: damaged ({type(e).__name__}); delete it and run the same command again') from None
     return facts if facts.get('weights') == run.weights_hash() and facts.get('version') == run.spec.task.version else None
 
-def _schema_facts(path: Path) -> dict:
+def schema_facts(path: Path) -> dict:
+    "What a Parquet file of answers says about itself."
     import pyarrow.parquet as pq
     return json.loads(pq.read_schema(path).metadata[b'deepfakenb'])
 
@@ -236,7 +237,7 @@ def write_record(folder: Path, spec: RunSpec, facts: dict, # versions, data_fing
                  elsewhere: dict|None = None): # hashes of files that are not here, such as weights
     "run.json, last of all: with the hashes of the files beside it and its own seal; numbers to seven digits."
     files = [n for n in (*RECORD[1:], PLAIN, *spec.task.checkpoints.values()) if (folder/n).is_file()]
-    record = _json(dict(id=spec.id, spec=asdict(spec), **facts, files={n: file_hash(folder/n) for n in files} | (elsewhere or {})))
+    record = plain_json(dict(id=spec.id, spec=asdict(spec), **facts, files={n: file_hash(folder/n) for n in files} | (elsewhere or {})))
     with atomic(folder/'run.json') as tmp: tmp.write_text(json.dumps(dict(record, seal=seal(record)), ensure_ascii=False)+'\n', encoding='utf8')
 
 def publish(spec: RunSpec, out=None) -> Run:
@@ -249,10 +250,10 @@ def publish(spec: RunSpec, out=None) -> Run:
     shutil.rmtree(old, ignore_errors=True)
     return Run(target)
 
-def _json(x):
+def plain_json(x):
     "NaN is no JSON: an undefined score is null."
-    if isinstance(x, dict): return {str(k): _json(v) for k, v in x.items()}
-    if isinstance(x, (list, tuple)): return [_json(v) for v in x]
+    if isinstance(x, dict): return {str(k): plain_json(v) for k, v in x.items()}
+    if isinstance(x, (list, tuple)): return [plain_json(v) for v in x]
     if hasattr(x, 'item') and not isinstance(x, str): x = x.item()
     return x if not isinstance(x, float) else float(f'{x:.7g}') if math.isfinite(x) else None
 
