@@ -30,6 +30,9 @@ class Model(nn.Module, ABC):
         "What the file is called that this model's backbone may start from."
         default = inspect.signature(cls.__init__).parameters.get('backbone')
         return options.get('backbone') or (default.default if default else cls.name)
+    def start_state(self) -> dict: # names -> tensors
+        "What others may start from: the backbone's weights."
+        return self.backbone.state_dict()
     def backbone_parameters(self) -> list: # without the frozen ones
         "Parameters of the pretrained part."
         backbone = getattr(self, 'backbone', None)

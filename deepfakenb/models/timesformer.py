@@ -253,9 +253,11 @@ class TimeSformer(DetectorModel):
     std = (.225, .225, .225)
     @classmethod
     def start_name(cls, options: dict) -> str: # of a weights file, without ending
-        "Kind of attention, and width and depth where they are not the published ones."
+        "The published networks by their kind of attention; a narrow one starts from a network of pictures, which knows no kinds."
         dim, depth = options.get('dim', 768), options.get('depth', 12)
-        return f"timesformer-{options.get('attention', 'divided')}"+('' if (dim, depth) == (768, 12) else f'-d{dim}-l{depth}')
+        return f"timesformer-{options.get('attention', 'divided')}" if (dim, depth) == (768, 12) else f'vit-d{dim}-l{depth}'
+    def start_state(self) -> dict: # of joint attention on single frames: a vision transformer's names
+        return {k: x for k, x in self.model.state_dict().items() if k != 'time_embed' and not k.startswith('head.')}
     def __init__(self, *, attention: str = 'divided', # 'divided' (paper 4: dissociated) or 'joint'
                  frames: int = 8, size: int = 224, patch: int = 16, # of a clip; pixels a side, of a frame and of a patch
                  dim: int = 768, depth: int = 12, heads: int = 12, # width of a token, blocks, heads

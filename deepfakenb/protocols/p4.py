@@ -6,10 +6,12 @@ __all__ = ['PLAIN', 'SE', 'XCEPTION', 'MESO', 'METHODS', 'C23', 'METRICS', 'ALL'
            'held_out', 'timesformer', 'pretrained_scale']
 
 # %% ../../nbs/82_protocols.p4.ipynb #fd00b7e1
+from dataclasses import replace
 from .base import Column, Protocol, Row, TableSpec
 from .conflicts import REGISTERS, conflict_table
 from .detectors import CLIP, CORES, SHARED, VIDEO, beside, controls, detector_scale, two
 from ..runs.spec import TestSpec
+from ..training.start import start_file
 
 def clip_row(label: str, model: str = 'resnet3d', own: bool = False, **options) -> Row: return Row(label, model, options, data=CLIP, own=own)
 def nl(label: str, *placement) -> Row: return clip_row(label, placement=list(placement))
@@ -48,8 +50,10 @@ SE_IDENTITY = clip_row('3D ResNet (SE, gate starts at 1)', own=True, **SE, se_st
 def timesformer(label, attention='joint', **options) -> Row: return clip_row(label, 'timesformer', attention=attention, **options)
 def pretrained_scale(preset, row, column):
     "Table V: what is not started from anything may not be called pre-trained."
-    if row.model == 'timesformer' and row.label.endswith('✓') and column.own: return 'no start of our own fits TimeSformer yet'
-    return detector_scale(preset, row, column)
+    made = detector_scale(preset, row, column)
+    if isinstance(made, str) or row.model != 'timesformer' or not row.label.endswith('✓') or not column.own: return made
+    args = {**made.args, 'weights': 'faces'}
+    return replace(made, args=args) if start_file(row.model, {**row.args, **args}).is_file() else 'no start of our own fits TimeSformer yet: nbs/experiments/warm_start.ipynb makes it'
 
 TABLES = (
     _table(1, 'All four manipulations', (MESO, XCEPTION, PLAIN, clip_row('3D ResNet (with SE)', **SE), nl('3D ResNet (non-local 1,2,4)', 1, 2, 4), nl('3D ResNet (non-local 4,4)', *FOUR), nl('3D ResNet (non-local 1,2,3,4)', 1, 2, 3, 4), timesformer('TimeSformer'), SE_IDENTITY), (*ALL, *TIME, EVERY, *controls(**C23)), scale=time_scale),
