@@ -75,7 +75,7 @@ def scale(preset, row, column, track) -> Scale|str:
         if imagenet_file(column.args['backbone']) is None: return 'weights not available'
         return Scale(scaled_schedule(170), dict(preset='paper', size=256), args=dict(weights='imagenet'), needs_gpu=True)
     args = SMALL if column.own and row.model in TRANSFORMERS else {}
-    if column.label == KEPT: return kept_scale(row, args, track) if preset == 'bench' else 'only in bench'
+    if column.label == KEPT: return kept_scale(row, args, track) if preset == 'bench' else 'not in smoke'
     if preset == 'smoke': return smoke(row, args, track) if column.own else 'not in smoke'
     if column.own: return Scale(one_rate(row.model, EPOCHS, bs=32, channels_last=True, **short(EPOCHS)), dict(preset='bench', size=128), seeds=(0, 1, 2), args={**args, **STARTED})
     return Scale(one_rate(row.model, 100), dict(preset='bench', size=128), seeds=(0, 1, 2), needs_gpu=True)
