@@ -124,7 +124,7 @@ def test_failed_damaged_and_half_finished_runs(tmp_path):
 
 def test_three_seeds_and_a_missing_one(tmp_path, monkeypatch):
     monkeypatch.setenv('DEEPFAKENB_DEVICE', 'cpu')
-    specs = [s for s in get('p1').runs('bench', 'p1_table1')]
+    specs = [s for s in get('p1').runs('bench', 'p1_table1') if not s.data['views']]      # the column that is trained from pixels
     seeds = sorted({s.seed for s in specs}); assert seeds == [0, 1, 2]
     for s in specs:
         if s.model == 'seqfakeformer' or s.seed < 2: invented_run(s, tmp_path, p=.8 if s.model == 'seqfakeformer' else .5)
