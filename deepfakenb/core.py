@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['ROOT', 'UserError', 'data_dir', 'generated_dir', 'weights_dir', 'own_dir', 'reports_dir', 'shown', 'atomic',
-           'write_json', 'read_json', 'object_hash', 'file_hash', 'seed_everything', 'device', 'commit', 'provenance',
-           'progress']
+           'write_json', 'read_json', 'object_hash', 'file_hash', 'seed_everything', 'device', 'keep_memory', 'commit',
+           'provenance', 'progress']
 
 # %% ../nbs/00_core.ipynb #40fc4eb5
 import contextlib, hashlib, json, os, platform, random, subprocess, sys, time
@@ -122,6 +122,14 @@ def device(name: str|None = None # 'cpu', 'cuda', 'cuda:1'; default: `DEEPFAKENB
     except RuntimeError: raise UserError(f'{name}: no such kind of device; use cpu or cuda', 2) from None
     if d.type == 'cuda' and not torch.cuda.is_available(): raise UserError(f'{name}: no CUDA device here; use cpu')
     return d
+
+# %% ../nbs/00_core.ipynb #aa2d7229
+def keep_memory() -> bool: # whether the C library here can be told
+    "Keep freed memory in this process for the next layer (glibc); other C libraries are left alone."
+    import ctypes
+    if not hasattr(c := ctypes.CDLL(None) if os.name == 'posix' else None, 'gnu_get_libc_version'): return False
+    NO_MAPS, NO_TRIMMING = (-4, 0), (-1, 2**31-1)      # M_MMAP_MAX: no block is mapped for itself; M_TRIM_THRESHOLD
+    return all(c.mallopt(*what) == 1 for what in (NO_MAPS, NO_TRIMMING))
 
 # %% ../nbs/00_core.ipynb #81b4eec2
 def commit() -> str: # short hash, with '+' where the work tree differs; 'unknown' outside a checkout

@@ -78,7 +78,7 @@ def pointwise(conv: nn.Conv2d, # 1×1, without bias
     "A 1×1 convolution; on a CPU, channels first, as the matrix product that it is."
     if x.device.type != 'cpu' or not (x if onto is None else onto).is_contiguous(): return conv(x) if onto is None else onto.add_(conv(x))
     w, z = conv.weight[:, :, 0, 0].expand(len(x), -1, -1), x.flatten(2)
-    return (torch.bmm(w, z) if onto is None else torch.baddbmm(onto.flatten(2), w, z)).unflatten(2, x.shape[2:])
+    return (torch.bmm(w, z) if onto is None else onto.flatten(2).baddbmm_(w, z)).unflatten(2, x.shape[2:])
 
 class STM(CSTM):
     "CSTM and the channel-wise motion module: F^S + up(F^M) (paper 5, Eq. 1)."

@@ -11,7 +11,9 @@ from ..analysis.results import cells_of, table_ids
 from ..core import UserError, reports_dir, shown
 from ..figures.base import figure_title, show_figure, theme
 from .sheet import write_sheet
+from ..protocols.base import get
 from .tables import build_table
+from ..runs.store import find
 
 class Chapter:
     "A paper's tables, finished runs, verdicts and figures in one preset."
@@ -38,6 +40,11 @@ class Chapter:
         found = [c for c in self.cells(table) if (c.row, c.column) == (row, column) and metric in (None, c.metric)]
         if not found: raise UserError(f'{table}: no cell of {row!r} at {column!r}')
         return found[0] if found[0].runs else None
+    def example(self, table: str, row: str, column: str): # a Run, or None
+        "The run of the first seed, which figures show; also where the table leaves it out, since its data differ from the column's."
+        planned = [c for c in get(self.paper).table(table).cells(self.preset) if (c.row, c.column) == (row, column)]
+        if not planned: raise UserError(f'{table}: no cell of {row!r} at {column!r}')
+        return find(planned[0].specs[0], self.out) if planned[0].specs else None
     def runs(self, table: str, column: str) -> dict[str, tuple]: # row -> its runs, one a seed
         "The finished runs of a column, rows without one left out."
         return {c.row: c.runs for c in self.cells(table) if c.column == column and c.runs}

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 import torch
 import torch.distributed as dist
-from ..core import ROOT, UserError, device as find_device
+from ..core import ROOT, UserError, device as find_device, keep_memory
 from ..runs.spec import RunSpec, TestSpec
 from ..runs.store import Job, Run, begin
 from ..tasks.base import data_kind
@@ -25,6 +25,7 @@ def train_run(spec: RunSpec, # what to train
              ) -> Run: # finished
     "Train a run, or return it where it is finished; stopped at any point, the same call goes on to the same bits."
     device = find_device(device) if device is None or isinstance(device, str) else device
+    keep_memory()
     if (n := team.wanted_size()) > 1: train_in_team(spec, out, root or spec.task.locate(spec.data), tests, device, n)   # then it is finished, and found below
     opened = spec.task.open(spec.data, root)
     kind = data_kind(opened.root)
