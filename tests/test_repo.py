@@ -173,6 +173,8 @@ def test_tree_stays_small(root):
     "Five papers have to fit in 60 MB; pages and executed notebooks are built, not committed."
     assert sum(p.stat().st_size for p in tracked(root)) < 60e6
     assert not [p for p in tracked(root) if p.suffix == '.html']
+    large = [p.name for p in tracked(root) if p.parent.name == 'figures' and p.suffix in ('.png', '.jpg', '.svg') and p.stat().st_size > 200_000]
+    assert not large, f'figures above 200 kB: {large}; `figures.base.save_figure` keeps photographs as JPEG'
 
 def test_notebooks_refuse_misspelt_parameters(root):
     "Plain papermill sets any name; each notebook with parameters looks for itself."

@@ -16,6 +16,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from deepfakenb.core import UserError, read_json
 from deepfakenb.data.seqdeepfake import SeqDeepFake
+from deepfakenb.figures.base import picture_name
 from deepfakenb.data.synth.tracks import SEQUENCES
 from deepfakenb.runs.launch import run_notebook
 from deepfakenb.report.pages import math_svg, notebook_page
@@ -128,7 +129,7 @@ def test_every_figure_is_there_and_tells_its_kind(report):
     own = {f"figure_{n}" for n in ("learning_curves", "breakdown", "recovery_order", "recovery_quality", "recovery_without_log")}     # no robustness: these runs have no weights
     assert set(sides) == {f"figure{k:02d}" for k in range(2, 13)} | own
     for id, side in sides.items():
-        with Image.open(folder/f'{id}.png') as im: assert im.size == (side['width'], side['height']) and side['width'] in (680, 1400)
+        with Image.open(folder/picture_name(side)) as im: assert im.size == (side['width'], side['height']) and side['width'] in (680, 1400)
         if id not in ('figure05', 'figure08'): assert side['data'] == 'synthetic', id           # these two show no data
         if id in ('figure09', 'figure10', 'figure_learning_curves'): assert side['preset'] == 'smoke' and side['runs']
     text = (report[0].parent/'notebooks'/'p1.html').read_text(encoding='utf8')
@@ -194,7 +195,7 @@ def test_damage_is_told_and_the_page_is_written_all_the_same(report, tmp_path):
     shutil.copytree(report[0].parent, folder)
     (folder/'p1'/'tables'/'p1_table1.json').write_text('{"id": "p1_table1"')
     (folder/'p1'/'tables'/'p1_conflicts.json').write_text('{"kind": "sheet"}')
-    (folder/'p1'/'figures'/'figure08.png').unlink()
+    next((folder/'p1'/'figures').glob('figure08.[pj][np]g')).unlink()
     (folder/'p1'/'figures'/'figure05.json').write_text('{}')
     run = next(p for p in sorted((folder/'runs').iterdir()) if p.name != 'unfinished')
     (run/'train.ipynb').write_text('{"cells": [')

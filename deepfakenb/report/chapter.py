@@ -9,7 +9,7 @@ from pathlib import Path
 from ..analysis.claims import claim_rows, judge
 from ..analysis.results import cells_of, table_ids
 from ..core import UserError, reports_dir, shown
-from ..figures.base import figure_title, show_figure, theme
+from ..figures.base import figure_title, picture_name, show_figure, theme
 from .sheet import write_sheet
 from ..protocols.base import get
 from .tables import build_table
@@ -66,8 +66,9 @@ def _drawn(self: Chapter, id: str, caption: str, runs, draw, weights: bool = Tru
         for r in runs if weights else (): r.weights()                  # before anything is made
         with theme(): fig = draw()
     except UserError as why:
-        path, facts = self.kept/f'{id}.png', {}
-        if path.with_suffix('.json').is_file(): facts = json.loads(path.with_suffix('.json').read_text(encoding='utf8'))
+        side = self.kept/f'{id}.json'
+        facts = json.loads(side.read_text(encoding='utf8')) if side.is_file() else dict(id=id)
+        path = self.kept/picture_name(facts)
         if not path.is_file() or facts.get('runs') != sorted({r.id for r in runs}): return self.hole(figure_title(id), f'{why}')
         return display(Image(path.read_bytes(), alt=facts['alt']), Markdown(f"**{figure_title(id)}.** {facts['caption']} (Kept from when its weights were at hand.)"))
     with theme(): self.keep(fig, id, caption, runs)

@@ -11,7 +11,7 @@ __all__ = ['e', 'TRAIN', 'SHEET', 'RUN_COLUMNS', 'EVERYTHING', 'STALE', 'by', 'c
 import html, os, re
 from pathlib import Path
 from ..core import ROOT, UserError, atomic, provenance, read_json, shown
-from ..figures.base import figure_title
+from ..figures.base import figure_title, picture_name
 from .pages import SCRIPT, notebook_page, page, style_rules
 from ..protocols.base import PRESETS
 from ..analysis.results import PAPERS, fill, reported, table_ids
@@ -58,7 +58,7 @@ def figures_of(folder: Path # <preset>/<paper>/figures
     for path in sorted(folder.glob('*.json')):
         try:
             side = read_json(path)
-            if not path.with_suffix('.png').is_file(): raise UserError(f'{shown(path)}: the picture is missing')
+            if not (folder/picture_name(side)).is_file(): raise UserError(f'{shown(path)}: the picture is missing')
             good.append(dict(side, id=str(side['id']), drawn=path.with_suffix('.svg').is_file(), caption=str(side['caption']), width=int(side['width']), height=int(side['height'])))
         except (UserError, KeyError, TypeError, ValueError) as err: bad.append(str(err) if isinstance(err, UserError) else f'{shown(path)}: damaged sidecar')
     return good, bad
@@ -66,12 +66,13 @@ def figures_of(folder: Path # <preset>/<paper>/figures
 def figure_html(side: dict, # a figure's sidecar
                 base: str # folder of the picture, relative to the page
                ) -> str:
-    "A thumbnail with caption, linked to PNG and SVG."
-    name = f'{base}/{side["id"]}'
+    "A thumbnail with caption, linked to picture and SVG."
+    name, picture = f'{base}/{side["id"]}', f'{base}/{picture_name(side)}'
+    kind = 'JPEG' if picture.endswith('.jpg') else 'PNG'
     wide = ' class="wide"' if side['width'] > 1000 else ''
     drawn = f' <a href="{e(name)}.svg">SVG</a>' if side.get('drawn', True) else ''      # no drawing of a photograph
-    return (f'<figure{wide} id="{e(side["id"])}"><a href="{e(name)}.png"><img src="{e(name)}.png" alt="{e(side.get("alt") or side["caption"])}" width="{side["width"]}" height="{side["height"]}" loading="lazy"></a>'
-            f'<figcaption><b>{e(figure_title(side["id"]))}.</b> {emphasis(side["caption"])} <a href="{e(name)}.png">PNG</a>{drawn} <a href="{e(name)}.json">origin</a></figcaption></figure>')
+    return (f'<figure{wide} id="{e(side["id"])}"><a href="{e(picture)}"><img src="{e(picture)}" alt="{e(side.get("alt") or side["caption"])}" width="{side["width"]}" height="{side["height"]}" loading="lazy"></a>'
+            f'<figcaption><b>{e(figure_title(side["id"]))}.</b> {emphasis(side["caption"])} <a href="{e(picture)}">{kind}</a>{drawn} <a href="{e(name)}.json">origin</a></figcaption></figure>')
 
 def tables_of(folder: Path, # <preset>
               paper: str # 'p1' …
@@ -251,7 +252,7 @@ def basis(folder: Path) -> str: # <preset>
 def pack(folder: Path) -> Path: # <preset>
     "One zip of all tables and figures; the same files give the same bytes."
     import zipfile
-    files = sorted(p for d in (*PAPERS, 'claims') for k in ('tables', 'figures') for p in (folder/d/k).glob('*.*') if p.suffix in ('.csv', '.md', '.tex', '.json', '.png', '.svg'))
+    files = sorted(p for d in (*PAPERS, 'claims') for k in ('tables', 'figures') for p in (folder/d/k).glob('*.*') if p.suffix in ('.csv', '.md', '.tex', '.json', '.png', '.jpg', '.svg'))
     with atomic(folder/EVERYTHING) as tmp, zipfile.ZipFile(tmp, 'w', zipfile.ZIP_DEFLATED) as z:
         for p in files: z.writestr(zipfile.ZipInfo(p.relative_to(folder).as_posix(), (1980, 1, 1, 0, 0, 0)), p.read_bytes(), zipfile.ZIP_DEFLATED)
     return folder/EVERYTHING
@@ -328,7 +329,7 @@ def build_readme(folder: Path|str # reports/<preset>
     if verdicts:
         text += ['## What holds?', '', f'{claims_text(verdicts)} Each verdict with its runs: [CSV](claims.csv).', '', '| no. | claim | the paper’s numbers | the benchmark | seeds | verdict |', '|---|---|---|---|--:|---|',
                  *(f"| [{r['no.']}]({r['no.'].split('.')[0]}/tables/{r['table']}.md) | {r['claim']} | {r['the paper’s numbers']} | {r['the benchmark']} | {r['seeds']} | {r['verdict']} |" for r in verdicts), '']
-        text += [line for s in figures_of(folder/'claims'/'figures')[0] for line in (f"![{s['caption'].split('. ')[0]}](claims/figures/{s['id']}.png)", '', f"*{figure_title(s['id'])}.* {s['caption']}", '')]
+        text += [line for s in figures_of(folder/'claims'/'figures')[0] for line in (f"![{s['caption'].split('. ')[0]}](claims/figures/{picture_name(s)})", '', f"*{figure_title(s['id'])}.* {s['caption']}", '')]
     for paper, p in PAPERS.items():
         tables, _ = tables_of(folder, paper)
         shown_, others = [t for t, w in tables if w and t.measured], [t.number for t, w in tables if not (w and t.measured)]
@@ -336,6 +337,6 @@ def build_readme(folder: Path|str # reports/<preset>
         text += [f'## {paper.upper()} · {p.name}', '', f'*{p.title}*. {by(p)}', '']
         for t in shown_: text += [to_markdown(t), f'[CSV]({paper}/tables/{t.id}.csv) · [LaTeX]({paper}/tables/{t.id}.tex) · [origin]({paper}/tables/{t.id}.json)', '']
         if others: text += [f"No number of ours yet in table{'s' if len(others) > 1 else ''} {', '.join(others)}.", '']
-        for s in sides: text += [f"![{s['caption'].split('. ')[0].replace('[', '(').replace(']', ')')}]({paper}/figures/{s['id']}.png)", '', f"*{figure_title(s['id'])}.* {s['caption']}", '']
+        for s in sides: text += [f"![{s['caption'].split('. ')[0].replace('[', '(').replace(']', ')')}]({paper}/figures/{picture_name(s)})", '', f"*{figure_title(s['id'])}.* {s['caption']}", '']
     with atomic(folder/'README.md') as tmp: tmp.write_text('\n'.join(text).rstrip()+'\n', encoding='utf8')
     return folder/'README.md'
