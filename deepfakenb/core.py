@@ -126,10 +126,10 @@ def device(name: str|None = None # 'cpu', 'cuda', 'cuda:1'; default: `DEEPFAKENB
 # %% ../nbs/00_core.ipynb #aa2d7229
 def keep_memory() -> bool: # whether the C library here can be told
     "Keep freed memory in this process for the next layer (glibc); other C libraries are left alone."
+    if platform.libc_ver()[0] != 'glibc': return False
     import ctypes
-    if not hasattr(c := ctypes.CDLL(None) if os.name == 'posix' else None, 'gnu_get_libc_version'): return False
-    NO_MAPS, NO_TRIMMING = (-4, 0), (-1, 2**31-1)      # M_MMAP_MAX: no block is mapped for itself; M_TRIM_THRESHOLD
-    return all(c.mallopt(*what) == 1 for what in (NO_MAPS, NO_TRIMMING))
+    tell, M_MMAP_MAX, M_TRIM_THRESHOLD = ctypes.CDLL(None).mallopt, -4, -1
+    return tell(M_MMAP_MAX, 0) == 1 and tell(M_TRIM_THRESHOLD, 2**31-1) == 1     # no block is mapped for itself; nothing is given back
 
 # %% ../nbs/00_core.ipynb #81b4eec2
 def commit() -> str: # short hash, with '+' where the work tree differs; 'unknown' outside a checkout

@@ -2,6 +2,7 @@
 import csv, shutil
 import pytest
 from deepfakenb.analysis.claims import claims, judge, read_claims, stale, write_claims
+from deepfakenb.analysis.gate import gate
 from deepfakenb.core import ROOT, UserError
 from deepfakenb.report.site import build_index, build_readme, claims_of, claims_text, verdict_kind
 
@@ -22,12 +23,21 @@ def test_verdicts_follow_from_the_differences(today):
         if not known: assert l['verdict'].startswith('not measured'), l['id']
         if l['verdict'].startswith('undecided'): assert 'could not be seen' in l['verdict'] and known, l['id']
 
-def test_the_benchmark_at_its_gate():
-    "Frames are learned and c40 is not hopeless. Motion is seen, with three seeds, but by less than the five points that were set: the notebook says so."
-    from deepfakenb.analysis.gate import gate
-    frames, motion, compression = gate('bench')
+def test_the_benchmark_passes_its_gate_for_frames():
+    "Frames are learned and c40 is not hopeless."
+    frames, _, compression = gate('bench')
     assert frames['met'] and compression['met'], (frames, compression)
-    assert motion['seeds'] == 3 and motion['low'] > 0 and motion['met'] == (motion['mean'] >= 5), motion
+
+def test_motion_is_seen():
+    "Three seeds: the same network loses something when the first frame is repeated."
+    _, motion, _ = gate('bench')
+    assert motion['seeds'] == 3 and motion['low'] > 0, motion
+
+@pytest.mark.xfail(strict=True, reason='4.4 points [3.1, 5.7] of the five that were set: nbs/84_analysis.gate.ipynb')
+def test_the_benchmark_passes_its_gate_for_motion():
+    "What was asked before anything was built; the day that it holds, this test says so."
+    _, motion, _ = gate('bench')
+    assert motion['met'], motion
 
 def test_a_verdict_whose_runs_are_there_is_not_called_stale():
     rows, wrong = claims_of(BENCH)

@@ -73,7 +73,7 @@ def photographs(fig) -> bool:
     from matplotlib.image import AxesImage
     return any(im.get_array() is not None and im.get_array().ndim == 3 for im in fig.findobj(AxesImage))
 
-LARGEST_PICTURE = 200_000   # bytes of a kept picture; photographs above it are kept as JPEG
+LARGEST_PICTURE = 200_000   # bytes of a kept picture; what is above it as PNG, pages of photographs, is kept as JPEG
 LARGEST_SVG = 200_000       # bytes; a drawing of more lines is kept as pixels alone
 
 def small_picture(picture, # file of a PNG, or its path
@@ -82,14 +82,18 @@ def small_picture(picture, # file of a PNG, or its path
     "Write a PNG with a palette of 256 colours, a third of the bytes; above `LARGEST_PICTURE` a JPEG, as good as that allows. The other of the two is removed."
     from PIL import Image
     with Image.open(picture) as im: flat = im.convert('RGB')
-    def written(suffix, image, **how):
-        with atomic(base.with_name(f'{base.name}.{suffix}')) as tmp: image.save(tmp, how.pop('format'), optimize=True, **how)
-        return base.with_name(f'{base.name}.{suffix}')
-    path = written('png', flat.quantize(256), format='PNG')
-    for quality in range(90, 40, -5) if path.stat().st_size > LARGEST_PICTURE else ():
-        path = written('jpg', flat, format='JPEG', quality=quality, progressive=True)
-        if path.stat().st_size <= LARGEST_PICTURE: break
-    for other in {'png', 'jpg'}-{path.suffix[1:]}: base.with_name(f'{base.name}.{other}').unlink(missing_ok=True)
+    def encoded(image, *how, **more):
+        out = io.BytesIO(); image.save(out, *how, optimize=True, **more)
+        return out.getvalue()
+    suffix, found = 'png', encoded(flat.quantize(256), 'PNG')
+    if len(found) > LARGEST_PICTURE:
+        suffix = 'jpg'
+        for quality in range(90, 40, -5):
+            found = encoded(flat, 'JPEG', quality=quality, progressive=True)
+            if len(found) <= LARGEST_PICTURE: break
+    path = base.with_name(f'{base.name}.{suffix}')
+    with atomic(path) as tmp: tmp.write_bytes(found)
+    base.with_name(f"{base.name}.{'png' if suffix == 'jpg' else 'jpg'}").unlink(missing_ok=True)
     return path, *flat.size
 
 def picture_name(side: dict # a figure's sidecar

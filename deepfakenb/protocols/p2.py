@@ -53,7 +53,7 @@ SIZES = (*(Column(f'{s}×{s}', data=dict(dataset='celebdf')) for s in (256, 299,
          *(Column(f'{s}×{s}{CORES}', data=dict(dataset='celebdf'), own=True) for s in (46, 62, 78, 94)))
 
 def size_scale(preset, row, column):
-    "Table XI: the input's size is the column. Ours are as far apart as the paper's, about a seventh of them."
+    "Table XI: the input's size is the column. Ours lie 16 px apart around 62 px, where maps fit features exactly."
     if preset == 'smoke': return 'not in smoke'
     size = int(column.label.split('×')[0])
     scale = detector_scale(preset, replace(row, data={k: v for k, v in row.data.items() if k != 'size'}), column, sizes=(size, size))
