@@ -4,6 +4,7 @@
 __all__ = ['chosen', 'side_by_side', 'similarity_histogram', 'regions_figure']
 
 # %% ../../nbs/89_figures.patches.ipynb #b1f05ab0
+from textwrap import fill
 import numpy as np
 from .attention import maps_figure
 from .base import PALE, new_figure, palette
@@ -21,7 +22,7 @@ def side_by_side(lines: list[dict], # of `analysis.patches.where_lines`
     picture = lambda x: x.permute(1, 2, 0).numpy()
     number = lambda v: f'{v.mean:.0f} [{v.low:.0f}, {v.high:.0f}]'
     rows = [dict(name=faces.sequences[k].replace('-', '\n'), pictures={'original': (picture(faces.originals[k]), None, None), 'edited': (picture(faces.images[k]), None, faces.regions[k]),
-            **{f"{l['name']}\nAUC {number(l['auc'])}": (picture(faces.images[k]), l['maps'][k], faces.regions[k]) for l in lines}}) for k in chosen(faces)]
+            **{f"{fill(l['name'], 18)}\nAUC {number(l['auc'])}": (picture(faces.images[k]), l['maps'][k], faces.regions[k]) for l in lines}}) for k in chosen(faces)]
     return maps_figure(rows, height=1.05)
 
 def similarity_histogram(groups: dict, # name -> (similarities of unedited, of edited pictures), (N, n) each

@@ -41,8 +41,8 @@ class Chapter:
         if not found: raise UserError(f'{table}: no cell of {row!r} at {column!r}')
         return found[0] if found[0].runs else None
     def example(self, table: str, row: str, column: str): # a Run, or None
-        "The run of the first seed, which figures show; also where the table leaves it out, since its data differ from the column's."
-        planned = [c for c in get(self.paper).table(table).cells(self.preset) if (c.row, c.column) == (row, column)]
+        "The run of the first seed, which figures show, of any paper's table; also where the table leaves it out, since its data differ from the column's."
+        planned = [c for c in get(table.split('_')[0]).table(table).cells(self.preset) if (c.row, c.column) == (row, column)]
         if not planned: raise UserError(f'{table}: no cell of {row!r} at {column!r}')
         return find(planned[0].specs[0], self.out) if planned[0].specs else None
     def runs(self, table: str, column: str) -> dict[str, tuple]: # row -> its runs, one a seed
