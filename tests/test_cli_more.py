@@ -36,6 +36,13 @@ def document(call):
 def refused(got, code, *words):
     assert got[0] == code and got[2].startswith('error: ') and got[2].count('\n') == 1 and all(w in got[2] for w in words), got
 
+# --- evaluate: pictures
+
+def test_a_folder_of_pictures_is_told_the_way(tmp_path, call):
+    for n in ('real/a.png', 'fake/swap/b.JPG'): (tmp_path/'pics'/n).parent.mkdir(parents=True, exist_ok=True); (tmp_path/'pics'/n).touch()
+    refused(call('evaluate', tmp_path/'pics', '--out', tmp_path/'out'), 1, 'pics: holds pictures', 'CSV (columns score, label)', 'deepfakenb evaluate FILE.csv')
+    assert not (tmp_path/'out').exists() and 'folder of videos (no pictures)' in ' '.join(call('evaluate', '--help')[1].replace('│', ' ').split())
+
 # --- evaluate: a table
 
 def table(path, n=400, seed=0, spread=.6, pairs=40, levels=50):
@@ -261,6 +268,19 @@ def test_doctor_fails_with_the_remedy(call, tmp_path, monkeypatch, change, what,
     text = call('doctor')[1]
     assert f'preset smoke' in text and what in text.split('what would work')[1]
 
+def test_doctor_counts_sets_of_one_name(call, tmp_path, monkeypatch):
+    monkeypatch.setenv('DEEPFAKENB_DATA', str(tmp_path))
+    for n in ('faces-ffpp-laptop-1', 'faces-ffpp-laptop-2', 'faces-ffpp-laptop-3', 'ffpp-smoke-1', 'celebdf-smoke-1', 'celebdf-smoke-2'):
+        (tmp_path/'generated'/n).mkdir(parents=True)
+        if 'celebdf' not in n: (tmp_path/'generated'/n/'dataset.json').touch()
+    said = next(f for f in json.loads(call('doctor', '--json')[1])['findings'] if f['what'] == 'generated sets')['said']
+    assert said == 'faces-ffpp-laptop (3), ffpp-smoke; begun and not complete: celebdf-smoke (2)'
+
+@pytest.mark.parametrize('command', [(), ('reproduce',), ('train',), ('doctor',), ('lease',), ('data', 'faces'), ('cluster',), ('predict',), ('evaluate',)])
+def test_help_is_plain(command, call):
+    said = ' '.join(call(*command, '--help')[1].split())
+    assert not [w for w in ('goes on', 'state of the code', 'by nobody', 'preset would. ') if w in said], said
+
 # --- train
 
 def test_dry_run_trains_what_the_notebook_would(tmp_path, call):
@@ -282,6 +302,26 @@ def test_dry_run_trains_what_the_notebook_would(tmp_path, call):
 def test_unknown_keys_are_refused_with_the_choices(tmp_path, call, arguments, words):
     refused(call('train', *arguments, '--out', tmp_path/'r'), 2, *words)
     assert not (tmp_path/'r').exists()
+
+@pytest.mark.parametrize('model, entry, words', [
+    ('mesonet', 'dataset=nope', ['dataset nope', 'ffpp, celebdf, deeperforensics']), ('mesonet', 'preset=huge', ['preset huge', 'smoke, laptop, warm, bench']), ('mesonet', 'dataset=celebdf,preset=warm', ['celebdf', 'warm']),
+    ('mesonet', 'methods=Foo', ['methods=Foo', 'Deepfakes, Face2Face, FaceSwap, NeuralTextures']), ('mesonet', 'methods=Deepfakes,Foo', ['methods=Foo']), ('mesonet', 'dataset=celebdf,methods=FaceSwap', ['Celeb-synthesis']),
+    ('mesonet', 'compression=c99', ['compression=c99', 'c23, c40']), ('mesonet', 'splits=mine', ['splits=mine', 'official, by-source']), ('mesonet', 'rule=oval-2', ['oval-2', 'square-1.3']), ('mesonet', 'preset=paper', ['--data-root']),
+    ('multi-cls', 'track=nope', ['track=nope', 'components, attributes']), ('multi-cls', 'preset=huge', ['preset huge', 'smoke or bench']), ('multi-cls', 'preset=paper', ['--data-root'])])
+def test_data_that_there_is_not_is_told_before_anything_starts(tmp_path, call, model, entry, words):
+    for dry in (('--dry-run',), ()):
+        refused(got := call('train', '--model', model, '--data', entry, *dry, '--out', tmp_path/'r'), 2, *words)
+        assert len(got[2]) < 200 and not (tmp_path/'r').exists()
+
+def test_what_the_tables_read_passes_the_check():
+    from deepfakenb.protocols.base import PAPERS, get
+    seen = {}
+    for p in PAPERS:
+        for t in get(p).tables.values():
+            for c in (c for preset in ('smoke', 'bench') for c in t.cells(preset)):
+                for s in c.specs: seen.setdefault(json.dumps(s.data, sort_keys=True), s)
+    assert len(seen) > 20
+    for s in seen.values(): s.task.check(s.data)
 
 def test_absent_weights_are_told_before_anything_starts(tmp_path, call, monkeypatch):
     monkeypatch.setenv('DEEPFAKENB_DATA', str(tmp_path))
@@ -356,6 +396,8 @@ def test_list_filters_and_sorts(reports, document, call):
 def test_damaged_runs_are_told_apart(reports, call, document):
     out, made = reports
     (made['other'].path/'history.csv').write_text('x')
+    refused(call('runs', 'list', '--out', out, '--preset', 'nix'), 2, '--preset nix', 'smoke, bench, paper, own')
+    refused(call('runs', 'list', '--out', out/'nonexistent'), 2, 'nonexistent: no such folder')
     code, text, err = call('runs', 'list', '--out', out, '--json')
     got = json.loads(text); assert code == 0 and len(got['runs']) == 7 and [r['run'] for r in got['damaged']] == [made['other'].id] and err.count('\n') == 1
     assert made['other'].id not in call('runs', 'list', '--out', out, '--csv')[1] and 'damaged' in call('runs', 'list', '--out', out)[1]

@@ -18,7 +18,7 @@ def images(n=3, size=64, seed=0): return torch.randn(n, 3, size, size, generator
 
 def test_names():
     assert set(SMALL) <= set(model_names())
-    with pytest.raises(UserError, match='multi-cls.*seqfakeformer'): build_model('resnet')
+    with pytest.raises(UserError, match='did you mean resnet3d'): build_model('resnet')
     with pytest.raises(UserError, match="unknown option 'widht'.*width"): build_model('seqfakeformer', widht=3)
     assert model_class('multi-cls').__name__ == 'MultiCls'
 
@@ -146,3 +146,9 @@ def test_a_large_spatial_map_takes_a_fifth_of_the_plain_memory():
     assert (ours()-seca.multihead_attn(x, keys_values=memory)).abs().max() > 1e-3              # the map matters
     from deepfakenb.training.speed import allocated
     assert 5*allocated(ours) < allocated(plain)
+
+@pytest.mark.parametrize('wrong, said', [('multicls', 'did you mean multi-cls?'), ('ws-dan', 'did you mean wsdan?'), ('Xception', 'did you mean xception?'), ('qqq', 'there is none of this name')])
+def test_a_wrong_name_is_answered_with_the_nearest(wrong, said, deepfakenb):
+    code, _, err = deepfakenb('train', '--model', wrong)
+    assert code == 2 and said in err and '`deepfakenb train`' in err and len(err) < 130 and 'seqfakeformer' not in err, err
+    assert 'seqfakeformer' in deepfakenb('train')[2]                                         # the command that it names lists them all

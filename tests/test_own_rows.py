@@ -42,3 +42,15 @@ def test_a_broken_model_is_a_hole_and_stops_nothing(tmp_path, monkeypatch):
     (tmp_path/'broken.py').write_text("class Broken:\n    name = 'mine-broken'\n    def oops(")
     cells = [c for c in cells_of('p2_table5', 'bench')[2] if c.row == 'My detector']
     assert cells and all('cannot be imported' in c.reason and 'broken.py' in c.reason and not c.runs for c in cells)
+
+def test_an_unknown_model_is_a_short_hole(tmp_path, monkeypatch):
+    from deepfakenb.analysis.results import cells_of
+    monkeypatch.setenv('DEEPFAKENB_OWN', str(tmp_path))
+    (tmp_path/'rows.toml').write_text(blocks('toml')[0].replace('"mine"', '"xcption"'), encoding='utf8')
+    reasons = {c.reason for c in cells_of('p2_table5', 'bench')[2] if c.row == 'My detector'}
+    assert all('did you mean xception?' in r and len(r) < 130 for r in reasons) and reasons, reasons
+
+def test_an_unknown_row_is_answered_with_the_nearest(deepfakenb):
+    for row, said in (('xcption', 'did you mean "Xception"?'), ('Ours, self-blends', 'did you mean "Ours, self-blends alone" or "'), ('Nope', 'choose from "Xception", "EfficientNet-B4", ')):
+        code, _, err = deepfakenb('reproduce', '--table', 'p3_table2', '--row', row, '--dry-run')
+        assert code == 2 and said in err and 'nbs/papers/p3.ipynb' in err and len(err) < 220, err

@@ -51,12 +51,12 @@ def one_line(text): return text.strip() and '\n' not in text.strip() and 'Traceb
 def test_one_picture(deepfakenb, folder, checkpoint, tmp_path):
     code, out, err = deepfakenb('predict', folder/'good.png', '--checkpoint', checkpoint, '--out', tmp_path)
     assert code == 0 and not err, err
-    assert 'no evidence' in out and 'unknown training' in out and 'sequence: ' in out and 'next best' in out
+    assert 'proves nothing' in out and 'unknown training' in out and 'sequence: ' in out and 'next best' in out
     code, text, err = deepfakenb('predict', folder/'good.png', '--checkpoint', checkpoint, '--out', tmp_path, '--json')
     assert code == 0 and not err
     document = json.loads(text)
     answer, = document['images']
-    assert 'no evidence' in document['warning'] and document['model']['track'] == 'components' and document['set_aside'] == []
+    assert 'proves nothing' in document['warning'] and document['model']['track'] == 'components' and document['set_aside'] == []
     assert f"sequence: {'-'.join(answer['sequence']) or 'no edit'}," in out                 # the same answer, told twice
     assert np.isclose(np.prod([s['probability'] for s in answer['steps']]), answer['probability'], atol=1e-5)
     assert all(0 < s['second_probability'] <= s['probability'] <= 1 for s in answer['steps']) and 1 <= len(answer['steps']) <= 5
@@ -160,6 +160,22 @@ def test_checkpoint_that_says_too_little(deepfakenb, folder, tmp_path):
         code, _, err = deepfakenb(*base, *more)
         assert code == 2 and one_line(err) and word in err, err
     assert deepfakenb(*base, '--track', 'components', '--size', 64)[0] == 0
+
+def test_options_do_not_overrule_what_a_model_was_trained_on(deepfakenb, folder, checkpoint, tmp_path):
+    for more, said in ((('--track', 'attributes'), '--track attributes: this model was trained on components; omit --track or name another model'),
+                       (('--size', 128), '--size 128: this model was trained on 64 px; omit --size or name another model')):
+        code, out, err = deepfakenb('predict', folder/'good.png', '--checkpoint', checkpoint, '--out', tmp_path/'out', *more)
+        assert code == 2 and one_line(err) and said in err and not out, err
+    assert deepfakenb('predict', folder/'good.png', '--checkpoint', checkpoint, '--out', tmp_path/'out', '--track', 'components', '--size', 64)[0] == 0
+
+def test_a_failure_leaves_nothing_behind(deepfakenb, folder, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/'useless').mkdir(); (tmp_path/'useless'/'dot.png').write_bytes((folder/'dot.png').read_bytes())
+    for path, where in ((folder/'notes.txt', ()), (folder/'notes.txt', ('--out', 'new/below')), (tmp_path/'useless', ())):
+        assert deepfakenb('predict', path, '--checkpoint', checkpoint, *where)[0] == 1
+        assert [p.name for p in tmp_path.iterdir()] == ['useless']
+    (tmp_path/'mine').mkdir()
+    assert deepfakenb('predict', folder/'notes.txt', '--checkpoint', checkpoint, '--out', 'mine')[0] == 1 and (tmp_path/'mine').is_dir()   # it was there before
 
 def test_run(deepfakenb, folder, checkpoint, tmp_path):
     "A finished run is named by the beginning of its id or by its folder, and tells where it comes from."

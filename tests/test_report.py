@@ -1,4 +1,5 @@
 "The report as a visitor meets it: a folder of files, opened in a browser without internet."
+import html
 import json
 import os
 import re
@@ -14,19 +15,21 @@ import pytest
 from PIL import Image
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from deepfakenb.core import UserError, read_json
+from deepfakenb.analysis.claims import read_claims
+from deepfakenb.core import ROOT, UserError, read_json
 from deepfakenb.data.seqdeepfake import SeqDeepFake
 from deepfakenb.data.synth.tracks import SEQUENCES
 from deepfakenb.figures.base import picture_name
 from deepfakenb.runs.launch import run_notebook
 from deepfakenb.report.pages import math_svg, notebook_page
 from deepfakenb.protocols.base import get
-from deepfakenb.report.site import build_index
-from deepfakenb.report.tables import build_table
+from deepfakenb.report.site import build_index, chapters_of, claims_html, findings_html, notebooks_of, run_link
+from deepfakenb.report.tables import build_table, read_table, to_html
 from deepfakenb.vocab import Vocabulary
 from test_tables import failed_run, invented_run
 
 FETCHES = ('src', 'srcset', 'data', 'poster')
+PIXEL = 'iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=='   # a PNG
 
 
 class Page(HTMLParser):
@@ -95,13 +98,15 @@ def report(tmp_path_factory):
 def make_report(out, world):
     specs = sorted(get('p1').runs('smoke'), key=lambda s: (s.model, s.data['track']) == ('seqfakeformer', 'attributes'))   # the last one will have failed
     data = {t: SeqDeepFake.read(world, t) for t in SEQUENCES}
-    for s in specs[:-1]:
+    for k, s in enumerate(specs[:-1]):
         d = data[s.data['track']]
         items = pd.concat([d.split('val'), d.split('test')], ignore_index=True)
         run = invented_run(s, out, p=.8 if s.model == 'seqfakeformer' else .5, items=items, fingerprint=d.fingerprint())
+        if k == 1: continue                                                # of this one the record is all there is, as of a committed run
         nb = new_notebook(cells=[new_markdown_cell('# Training\nTold once for all runs.'), new_code_cell('seed = 7', metadata=dict(tags=['injected-parameters'])),
                                  new_code_cell('1+1', outputs=[new_output('display_data', {'text/html': '<b>kept</b><script src="https://cdn.example.org/a.js"></script>', 'text/plain': 'x'}),
-                                                               new_output('display_data', {'application/vnd.jupyter.widget-view+json': {'model_id': 'x'}, 'text/plain': 'a widget'})])])
+                                                               new_output('display_data', {'application/vnd.jupyter.widget-view+json': {'model_id': 'x'}, 'text/plain': 'a widget'}),
+                                                               new_output('display_data', {'image/png': PIXEL, 'text/plain': '<Figure>'})])])
         nbformat.write(nb, run.path/'train.ipynb')
     failed_run(specs[-1], out, 'RuntimeError: the loss is <nan>')
     folder = out/'smoke'
@@ -139,7 +144,7 @@ def test_every_figure_is_there_and_tells_its_kind(report):
 def test_pages_fetch_nothing_and_run_nothing(report):
     pages, _ = crawl(report[0].resolve())
     for path, page in pages.items():
-        assert page.scripts == (path.name == 'index.html'), path.name                                    # one of our own, in the page
+        assert page.scripts == ('type="search"' in path.read_text(encoding='utf8')) and page.scripts >= (path.name in ('index.html', 'p1.html')), path.name   # one of our own, in pages that can be searched
         assert '<style>' not in path.read_text(encoding='utf8').split('</head>')[0] and [u for u in page.fetched if u.endswith('style.css')], path.name   # one sheet for all
         assert not [u for u in page.fetched if urlsplit(u).scheme in ('http', 'https') or u.startswith('//')], path.name
         assert 'url(http' not in path.read_text(encoding='utf8') and '@import' not in path.read_text(encoding='utf8')
@@ -167,9 +172,26 @@ def test_formulas_are_pictures_with_their_source(report):
 def test_a_run_shows_its_parameters_and_results_and_the_rest_stands_once(report):
     index, specs = report
     text = (index.parent/'notebooks'/f'run-{specs[0].id}.html').read_text(encoding='utf8')
-    assert all(x in text for x in ('kept', 'a widget', 'seed', 'Training', 'href="train.html"')) and 'Told once' not in text and text.count('<summary>code') == 1
+    assert all(x in text for x in ('kept', 'a widget', 'Training', 'href="train.html"', 'What it printed')) and 'Told once' not in text
+    assert 'picture made by the code above' not in text and 'alt="Learning curve of' in text
     whole = (index.parent/'notebooks'/'train.html').read_text(encoding='utf8')
     assert 'executed by papermill once for every run' in whole and whole.count('<summary>code') > 5
+
+@pytest.mark.parametrize('k', [0, 1])
+def test_a_page_of_a_run_is_written_from_its_record(report, k):
+    "With an executed notebook beside it or without: parameters in a table, a curve, scores, all its files, and the way back."
+    index, specs = report
+    spec, page = specs[k], index.parent/'notebooks'/f'run-{specs[k].id}.html'
+    text, links = page.read_text(encoding='utf8'), Page(page).links
+    assert re.search(rf'<title>{spec.model} on {spec.data["track"]}, seed {spec.seed}: run {spec.id}</title>', text)
+    rows = dict(re.findall(r'<tr><th scope="row"><code>(\w+)</code></th><td>(.*?)</td>', text))
+    assert set(spec.train) | set(spec.data) | set(spec.model_args) | {'seed', 'protocol'} <= set(rows) and rows['epochs'] == str(spec.train['epochs']) and rows['augment'] in ('yes', 'no')
+    assert '<summary>code' not in text and '{&#39;' not in text and 'True' not in text                                       # no raw Python
+    assert text.count('<svg role="img" aria-label="Learning curve.') == 1 and '<h2>Scores</h2>' in text and 'adaptive acc' in text
+    folder = index.parent/'runs'/spec.id
+    here = {f'../runs/{spec.id}/{p.relative_to(folder).as_posix()}' for p in folder.rglob('*') if p.is_file()}
+    assert len(here) == 4-k and here <= set(links) and re.search(r'\d+(\.\d)? k?B</td>', text)
+    assert any(l.startswith('../index.html#p1_table') for l in links)
 
 
 def test_sidecars_name_their_origin(report):
@@ -198,9 +220,8 @@ def test_damage_is_told_and_the_page_is_written_all_the_same(report, tmp_path):
     figures = folder/'p1'/'figures'
     (figures/picture_name(read_json(figures/'figure08.json'))).unlink()
     (folder/'p1'/'figures'/'figure05.json').write_text('{}')
-    run = next(p for p in sorted((folder/'runs').iterdir()) if p.name != 'unfinished')
+    run, other = [p for p in sorted((folder/'runs').iterdir()) if p.name != 'unfinished'][:2]
     (run/'train.ipynb').write_text('{"cells": [')
-    other = [p for p in sorted((folder/'runs').iterdir()) if p.name != 'unfinished'][1]
     (other/'predictions.parquet').write_bytes(b'PAR1')
     text = build_index(folder).read_text(encoding='utf8')
     for said in ('p1_table1.json', 'p1_conflicts.json: damaged', 'figure08.json: the picture is missing', 'figure05.json: damaged', 'train.ipynb: not a notebook', 'predictions.parquet'): assert said in text, said
@@ -275,12 +296,49 @@ def test_browser_shows_the_report_without_complaint(report, browser):
     assert page.url.endswith('notebooks/p1.html')
 
 
-@pytest.mark.parametrize('width', [360, 1280])
-def test_no_page_is_wider_than_the_screen(report, browser, width):
+# of a table's words, those that stand on two lines; and tables that cross the edge. A table that is printed across the sheet (`wide`) is looked at in that width
+PRINTED = r"""wide => { const bad = []; let words = 0;
+  for (const t of document.querySelectorAll('main table')) { if ((t.dataset.print || '').includes('wide') != wide) continue;
+    if (t.getBoundingClientRect().right > innerWidth+1) bad.push('over the edge: '+t.id);
+    for (const c of t.querySelectorAll('td, th')) { const walk = document.createTreeWalker(c, NodeFilter.SHOW_TEXT);
+      for (let n; n = walk.nextNode();) for (const m of n.data.matchAll(/[^\s\-–—\/]+/g)) { const r = document.createRange(); r.setStart(n, m.index); r.setEnd(n, m.index+m[0].length); words++;
+        if (new Set([...r.getClientRects()].map(x => Math.round(x.top))).size > 1) bad.push('broken: '+m[0]); } } }
+  return [words, bad]; }"""
+LINE = {False: 703, True: 1016}    # CSS pixels of an A4 sheet less its margins, upright and across
+
+def test_pages_fit_telephones_desks_the_dark_and_paper(report, browser):
+    "One browser page: no page is wider than its screen, the search box is on it, and in print no word of a table breaks."
+    index, specs = report
+    page, wrong = visit(browser, index)
+    for name in ('index.html', 'notebooks/p1.html', f'notebooks/run-{specs[0].id}.html'):
+        page.goto((index.parent/name).resolve().as_uri())
+        page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+        for width, scheme in ((360, 'light'), (390, 'dark'), (1280, 'light')):
+            page.emulate_media(media='screen', color_scheme=scheme); page.set_viewport_size(dict(width=width, height=844))
+            assert page.evaluate('document.documentElement.scrollWidth') <= width, (name, width)
+            box = page.locator('nav.toc input')
+            assert box.count() == ('run-' not in name) and all(0 <= b['x'] and b['x']+b['width'] <= width for b in [box.bounding_box()] if b) if box.count() else 'run-' in name, (name, width)
+        words = 0
+        for wide, line in LINE.items():
+            page.emulate_media(media='print', color_scheme='light'); page.set_viewport_size(dict(width=line, height=1000))
+            n, bad = page.evaluate(PRINTED, wide)
+            words += n
+            assert bad == [], (name, wide, bad[:5])
+        assert words > 100, name
+    assert wrong == []
+
+def test_a_chapter_has_contents_and_its_tables_sort_and_are_searched(report, browser):
     index, _ = report
-    for name in ('index.html', 'notebooks/p1.html'):
-        page, _ = visit(browser, index.parent/name, width)
-        assert page.evaluate('document.documentElement.scrollWidth') <= width, name
+    page, wrong = visit(browser, index.parent/'notebooks'/'p1.html')
+    assert page.evaluate("[...document.querySelectorAll('#contents a')].every(a => document.getElementById(decodeURIComponent(a.hash.slice(1)))?.tagName == 'H2')") and page.locator('#contents a').count() > 8
+    table = page.locator('#p1_table1')
+    head = table.locator('thead th', has_text='n').last                           # of two rows of heads, the last column
+    head.click()
+    column = page.evaluate("[...document.querySelector('#p1_table1').tBodies[0].rows].map(r => parseInt(r.cells[r.cells.length-1].textContent)).filter(x => !isNaN(x))")
+    assert head.get_attribute('aria-sort') == 'ascending' and column == sorted(column) and column
+    page.get_by_role('searchbox').fill('seqfakeformer')
+    left = page.evaluate("[...document.querySelectorAll('#p1_table1 tbody tr:not([hidden])')].map(r => r.textContent.toLowerCase())")
+    assert left and all('seqfakeformer' in t for t in left) and wrong == []
 
 
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
@@ -294,16 +352,14 @@ def test_search_sort_and_print(report, browser, scheme):
     assert page.evaluate("[...document.querySelectorAll('main table:has(thead) tbody tr:not([hidden])')].every(r => r.textContent.toLowerCase().includes('seqfakeformer'))")
     page.get_by_role('searchbox').fill('')
     assert page.evaluate("document.querySelectorAll('main tbody tr[hidden]').length") == 0
-    heads = page.locator('#runs ~ .scroll thead th, #runs + .dnb-caption + .scroll thead th')
+    heads = page.locator('#runs ~ .scroll thead th, #runs + .dnb-box .scroll thead th')
     seed = next(k for k in range(heads.count()) if heads.nth(k).inner_text().strip() == 'seed')
-    heads.nth(seed).click(); up = page.evaluate(f"[...document.querySelector('#runs ~ .scroll tbody').rows].map(r => r.cells[{seed}].textContent)")
+    heads.nth(seed).click(); up = page.evaluate(f"[...document.querySelector('#runs ~ .dnb-box .scroll tbody').rows].map(r => r.cells[{seed}].textContent)")
     assert up == sorted(up, key=float) and heads.nth(seed).get_attribute('aria-sort') == 'ascending'
     assert page.evaluate("Math.abs(document.querySelector('nav.toc').getBoundingClientRect().top)") >= 0
     page.evaluate('window.scrollTo(0, 3000)'); assert page.evaluate("document.querySelector('nav.toc').getBoundingClientRect().top") == 0    # the contents stay
-    page.set_viewport_size(dict(width=703, height=1000)); page.emulate_media(media='print')                # A4 less its margins at 96 dpi
-    page.evaluate("dispatchEvent(new Event('beforeprint'))")
-    cut = page.evaluate("[...document.querySelectorAll('main table')].filter(t => t.getBoundingClientRect().right > 704).map(t => t.id)")
-    assert cut == [] and page.evaluate("[...document.querySelectorAll('details')].every(d => d.open)"), cut
+    page.emulate_media(media='print'); page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate("[...document.querySelectorAll('details')].every(d => d.open)")
     assert wrong == []
 
 
@@ -315,3 +371,46 @@ def test_a_number_leads_to_its_runs_and_back(report):
     page = next((index.parent/'notebooks').glob('run-*.html')).read_text(encoding='utf8')
     back = re.findall(r'href="../index.html#(p1_table\d)"', page)
     assert back and all(f'id="{t}"' in text for t in back)
+
+
+# --- the committed results ------------------------------------------------------------------------------------------
+
+BENCH = ROOT/'reports'/'bench'
+SIDECARS = [p for p in sorted(BENCH.glob('p*/tables/p*_table*.json')) if re.fullmatch(r'p\d_table\d+', p.stem)]
+
+def test_a_mean_leads_to_all_its_runs():
+    several = 0
+    for path in SIDECARS:
+        table = read_table(path)
+        text = to_html(table, run_link({r: f'notebooks/run-{r}.html' for r in table.runs}))
+        assert all(f'href="notebooks/run-{r}.html"' in text for r in table.runs), table.id
+        lists = re.findall(r'class="number" href="#([^"]+)"', text)
+        assert all(f'id="{l}"' in text for l in lists); several += len(lists)
+    assert several > 20
+
+def test_evidence_of_a_claim_is_linked_run_by_run():
+    rows = read_claims(BENCH/'claims.csv')
+    pages = {r: f'notebooks/run-{r}.html' for row in rows for r in row['runs'].split()}
+    text = claims_html(BENCH, rows, pages)
+    assert pages and all(f'href="{p}"' in text for p in pages.values()) and text.count('href="notebooks/run-') == sum(len(r['runs'].split()) for r in rows)
+    assert 'run-' not in claims_html(BENCH, rows).replace('run-time', '')           # a run without a page is named, not linked
+
+def test_findings_tell_their_unit_and_have_a_minus():
+    rows = [r for r in read_claims(BENCH/'claims.csv') if r['seeds'].isdigit()]
+    text = html.unescape(re.sub('<[^>]+>', ' ', findings_html(rows)))
+    assert rows and not re.search(r'(?<![\w.])-\d', text)                            # no hyphen as a minus
+    assert text.count('points ')+text.count('of R²') >= 2*len(rows) and 'points Adaptive-Acc [' in text and 'points AUC [' in text
+
+def test_a_caption_speaks_of_a_difference_only_where_one_is_shown():
+    seen = set()
+    for path in SIDECARS:
+        table = read_table(path)
+        shown = '>Δ</th>' in to_html(table)
+        assert ('Δ' in table.caption) == (shown and table.measured), table.id
+        seen.add(shown)
+    assert seen == {True, False}
+
+def test_the_committed_report_has_its_chapters():
+    "The papers' notebooks are committed with their outputs, and shown where their preset is; a report that lies elsewhere shows its own."
+    assert {f'p{k}.ipynb' for k in range(1, 6)} <= set(chapters_of(BENCH)) <= set(notebooks_of(BENCH))
+    assert 'p1.ipynb' not in chapters_of(ROOT/'reports'/'paper') and 'p1.ipynb' not in chapters_of(Path('elsewhere')/'bench')

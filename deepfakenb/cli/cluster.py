@@ -31,7 +31,7 @@ def command(
 ):
     """Reproduce as a workflow of Snakemake: a job a run, a job a chapter, here or on a scheduler.
 
-    Needs Snakemake: pip install 'deepfakenb\\[cluster]'. Runs that are finished are kept; a job that fails is a hole with its reason, and stops no other; a stopped or killed workflow goes on by the same command. The Snakefile and what the jobs said lie in reports/PRESET/cluster.
+    Needs Snakemake: pip install 'deepfakenb\\[cluster]'. Runs that are finished are kept; a job that fails is a hole with its reason, and stops no other; the same command resumes a stopped or killed workflow. The Snakefile and what the jobs said lie in reports/PRESET/cluster.
 
     Examples:
 
@@ -180,7 +180,7 @@ def run(folder: Annotated[Path, typer.Argument(help='Of the workflow, such as re
         summary = launch.launch(launch.plan([job.spec], out, prints, tests={name: job.tests}), out, roots)
     except KeyboardInterrupt:
         if not ended: raise
-        error.parent.mkdir(parents=True, exist_ok=True); error.write_text(ENDED+'; the same command goes on from the last epoch\n', encoding='utf8')
+        error.parent.mkdir(parents=True, exist_ok=True); error.write_text(ENDED+'; the same command resumes after the last epoch\n', encoding='utf8')
         raise UserError(ENDED) from None
     finally: signal.signal(signal.SIGTERM, before)
     if summary.failed: raise UserError(summary.failed[name])

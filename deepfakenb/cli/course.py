@@ -23,14 +23,14 @@ def key(folder: _Folder, lesson: _Lessons = None):
     _copies(folder, 'key', lesson)
 
 @app.command()
-def grade(files: Annotated[list[Path], typer.Argument(help='Returned notebooks, or folders of them; a name ends like the lesson\'s: ann_07_reading_an_ablation.ipynb.', metavar='FILE...')],
+def grade(files: Annotated[list[Path], typer.Argument(help='Returned notebooks, or folders of them, one for each student or one for all; a name ends like the lesson\'s: ann_07_reading_an_ablation.ipynb.', metavar='FILE...')],
           out: Annotated[Path | None, typer.Option(help='Write one line an exercise to this CSV.')] = None,
           seconds: Annotated[int, typer.Option(help='Time for each exercise.', min=1)] = 120):
     "Run our checks on returned notebooks. It runs what the students wrote, with your rights."
     from deepfakenb.core import UserError, atomic, progress
     from deepfakenb.explore.lesson import grade as graded
     import pandas as pd
-    notebooks = [p for f in files for p in (sorted(f.glob('*.ipynb')) if f.is_dir() else [f])]
+    notebooks = list(dict.fromkeys(p for f in files for p in (sorted(p for p in f.rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts) if f.is_dir() else [f])))
     if missing := [p for p in notebooks if not p.exists()] or (files if not notebooks else []): raise UserError(f"no notebook found: {', '.join(map(str, missing))}", 2)
     rows, aside = [], []
     for p in progress(notebooks, 'grading'):
@@ -39,7 +39,7 @@ def grade(files: Annotated[list[Path], typer.Argument(help='Returned notebooks, 
     for line in aside: typer.echo(f'set aside: {line}', err=True)
     if not rows: raise UserError('no notebook could be graded')
     table = pd.DataFrame(rows)
-    for name, mine in table.groupby('file'): typer.echo(f'{name}: {mine.right.sum()} of {len(mine)} right')
+    for name, mine in table.groupby('file', sort=False): typer.echo(f'{name}: {mine.right.sum()} of {len(mine)} right')
     if out:
         with atomic(out) as tmp: table.to_csv(tmp, index=False)
 
@@ -49,4 +49,4 @@ def _copies(folder, kind, numbers):
     found = {int(p.name[:2]): p for p in lessons()}
     if unknown := [n for n in numbers or () if n not in found]: raise UserError(f'there is no lesson {unknown[0]}; there are {", ".join(map(str, found))}', 2)
     made = copies(folder, kind, [found[n] for n in numbers or found])
-    typer.echo(f'{len(made)} lessons in {shown(folder)}')
+    typer.echo(f"{len(made)} lesson{'s' if len(made) != 1 else ''} in {shown(folder)}")

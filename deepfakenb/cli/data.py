@@ -148,7 +148,7 @@ def faces(folder: Annotated[Path, typer.Argument(metavar='DIR', help='A video da
           limit: Annotated[int, typer.Option(min=0, help='Most frames of a video; 0: all.')] = 0,
           partial: Annotated[bool, typer.Option('--partial', help='Take the good frames of a truncated video.')] = False,
           workers: Annotated[int, typer.Option(min=1, help='Processes.')] = 1):
-    "Find, follow and cut out the faces of videos; counts what was dropped; goes on where it was stopped; exit code 1 where there is no face at all."
+    "Find, follow and cut out the faces of videos; counts what was dropped; resumes where it was stopped; exit code 1 where there is no face at all."
     from deepfakenb.core import UserError, shown
     with stoppable('what was cut out so far is kept, run it again to go on'):
         _readable(out, below=None if _utf8(sys.getfilesystemencoding()) else folder.parent if folder.is_file() else folder)

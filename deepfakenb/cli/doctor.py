@@ -7,6 +7,7 @@ __all__ = ['PRESETS', 'BOTH', 'INSTALL', 'ROOM', 'MEMORY', 'MARKS', 'Finding', '
 
 # %% ../../nbs/89_cli.doctor.ipynb #5d254095
 import os, shutil, sys
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -128,7 +129,8 @@ def _generated():
     folders = sorted(p for p in generated_dir().glob('*-*') if p.is_dir())
     name, whole = lambda p: p.name.rsplit('-', 1)[0], [p for p in folders if (p/'dataset.json').is_file()]
     begun = [name(p) for p in folders if p not in whole]
-    return None, (', '.join(map(name, whole)) or 'none yet; a set is made when it is first needed') + (f"; begun and not complete: {', '.join(begun)}" if begun else '')
+    counted = lambda names: ', '.join(f'{n} ({k})' if k > 1 else n for n, k in Counter(names).items())
+    return None, (counted(map(name, whole)) or 'none yet; a set is made when it is first needed') + (f'; begun and not complete: {counted(begun)}' if begun else '')
 
 def real_data() -> dict[str, Path]: # title -> root
     "Real datasets that are recognised below data/real and in the folder that the user named."
@@ -230,7 +232,7 @@ def verdicts(findings: list[Finding]): # yields (what, ok, said)
 
 # %% ../../nbs/89_cli.doctor.ipynb #2e7074a1
 def command(json: Annotated[bool, typer.Option('--json', help='Print one JSON document.')] = False):
-    """Look at what the commands need and say what would work; changes nothing. Exit code 0 when the smoke preset would.
+    """Look at what the commands need and say what would work; changes nothing. Exit code 0 when the smoke preset would work.
 
     Example: deepfakenb doctor
     """

@@ -19,7 +19,11 @@ def labelled_videos(folder: Path, # of videos
     "Videos with their truth; a folder without any raises `UserError` with the remedy."
     from deepfakenb.data.faces.each import list_videos
     if not folder.is_dir(): raise UserError(f'{shown(folder)}: no such folder; name a table of scores or a folder of videos')
+    from deepfakenb.data.listing import IMAGE_SUFFIXES, VIDEO_SUFFIXES
     below = out.resolve() if out else None
+    kinds = {p.suffix.lower() for p in folder.rglob('*')}
+    if not kinds & set(VIDEO_SUFFIXES) and kinds & set(IMAGE_SUFFIXES):
+        raise UserError(f'{shown(folder)}: holds pictures, and only videos are judged here; write the scores of your pictures to a CSV (columns score, label), then: deepfakenb evaluate FILE.csv')
     there = {j.id: Path(j.file) for j in list_videos(folder, Path(out or folder)/'faces')[0] if not (below and below != folder.resolve() and Path(j.file).is_relative_to(below))}
     return from_table(there, folder, labels) if labels else from_folders(there, folder)
 
@@ -107,7 +111,7 @@ def page(e, most: int = 8): # `Evaluation`; yields tables and lines
 
 # %% ../../nbs/89_cli.evaluate.ipynb #11023634
 def command(
-    path: Annotated[Path, typer.Argument(metavar='FILE_OR_FOLDER', help='A CSV of scores (columns score, label; if known video, group, method), or a folder of videos in real/ and fake/.')],
+    path: Annotated[Path, typer.Argument(metavar='FILE_OR_FOLDER', help='A CSV of scores (columns score, label; if known video, group, method), or a folder of videos (no pictures) in real/ and fake/.')],
     columns: Annotated[str, typer.Option(help="The file's names for the columns: score=p_fake,label=target.")] = '',
     level: Annotated[str, typer.Option(help='row or video; a video has the mean score of its rows.', show_default='video where videos have several rows')] = '',
     threshold: Annotated[Optional[float], typer.Option(help='From which score on a sample is called fake, for ACC and BACC.', show_default='0.5 for probabilities')] = None,

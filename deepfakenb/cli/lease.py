@@ -21,7 +21,7 @@ def command(
     stages: Annotated[str, typer.Option(help='What to do, of tests, speed and runs.')] = 'tests,speed,runs',
     workers: Annotated[int, typer.Option(min=0, help='Runs side by side; 0: as many as are measured to be faster.')] = 0,
     known: Annotated[Optional[Path], typer.Option(help='What home knows, as tests/device/prepare.py writes it.', show_default='.lease/known.json')] = None,
-    work: Annotated[Optional[Path], typer.Option(help='Where the runs are trained; a second lease on the same machine goes on there.', show_default='data/generated/lease')] = None,
+    work: Annotated[Optional[Path], typer.Option(help='Where the runs are trained; a second lease on the same machine resumes there.', show_default='data/generated/lease')] = None,
     dry_run: Annotated[bool, typer.Option('--dry-run', help='Only print the queue with estimated seconds.')] = False,
 ):
     """Use a GPU that is lent for minutes: tests, speed, data and the most valuable runs; whatever ends is packed at once.

@@ -215,12 +215,10 @@ def asked(image: Path, # a picture
           track: str|None, # 'components' or 'attributes', where the model does not say
           **options # `run`, `checkpoint`, `best`, `out` of `inference.predict.find_detector`
          ) -> tuple[str, list[int], list[float]]: # track, label, probabilities in the order of undoing
-    "Ask a model for the sequence, and tell where the model comes from; `UserError` of `find_detector` and `predict_file`, and for a model of another track."
+    "Ask a model for the sequence, and tell where the model comes from; `UserError` of `find_detector` and `predict_file`."
     from deepfakenb.inference.predict import find_detector, predict_file, trained_on
     from deepfakenb.vocab import STEPS
     detector = find_detector(options.pop('run'), options.pop('checkpoint'), track=track, **options)
-    known = detector.about.get('spec', {}).get('data', {}).get('track')
-    if track and known and track != known: raise UserError(f'--track {track}: {detector.source} was trained on {known}; name another model with --run or --checkpoint', 2)
     prediction, names = predict_file(detector, image, crop), detector.vocabulary.names
     words = [n for n in prediction.sequence if n in names[1:]][:STEPS]
     label = [names.index(n) for n in words]+[0]*(STEPS-len(words))

@@ -177,12 +177,12 @@ def command(
     workers: Annotated[int, typer.Option(min=1, help='Trainings side by side; the cores are shared out among them.')] = 1,
     shard: Annotated[Optional[str], typer.Option(help='i/n: train only the i-th of n parts, for machines that share the folder; builds no report.')] = None,
     gpus_per_run: Annotated[int, typer.Option('--gpus-per-run', min=1, help='GPUs that share out each batch of a run; one run at a time.')] = 1,
-    keep_stale: Annotated[bool, typer.Option('--keep-stale', help='Use runs made by an earlier state of the code; the report says so.')] = False,
+    keep_stale: Annotated[bool, typer.Option('--keep-stale', help='Use runs that predate a change in the code; the report says so.')] = False,
     dry_run: Annotated[bool, typer.Option('--dry-run', help='Only say what would be trained, and how long it took last time.')] = False,
 ):
     """Train what the papers' tables need, and write tables, figures and the report.
 
-    Runs that are finished and still hold are kept; an interrupted reproduction goes on by the same command.
+    Runs that are finished and still hold are kept; the same command resumes an interrupted reproduction.
 
     Examples:
 

@@ -99,7 +99,12 @@ def list_(preset: Annotated[Optional[str], typer.Option(help='Only this preset; 
     deepfakenb runs list --dataset ffpp --sort AUC --csv > runs.csv
     """
     from rich.table import Table
+    from deepfakenb.core import reports_dir
+    from deepfakenb.protocols.base import PRESETS
     from deepfakenb.runs.store import list_runs
+    if out is not None and not out.is_dir(): raise UserError(f'--out {out}: no such folder; name a reports folder, or leave it out for {reports_dir().name}', 2)
+    known = list(dict.fromkeys((*PRESETS, 'own', *(p.parent.name for p in (out or reports_dir()).glob('*/runs')))))
+    if preset and preset not in known: raise UserError(f"--preset {preset}: choose from {', '.join(known)}", 2)
     found = list_runs(out, preset, damaged=True)
     good, broken = [r for r in found if not r.problem], [r for r in found if r.problem]
     if paper or table: ids = asked_for(paper, table, good); good = [r for r in good if r.id in ids]

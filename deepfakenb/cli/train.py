@@ -175,7 +175,9 @@ def specs_of(wish: Wish) -> list[tuple]: # (RunSpec, what is swept: key -> value
         reads = getattr(built[name], 'frames', None)
         if reads and data.get('frames', reads) != reads: raise UserError(f"data.frames={data['frames']}: {wish.model} reads {reads} frames with these options", 2)
         train |= {k: v for k, v in said.items() if '.' not in k}
-        out += [(RunSpec('own', wish.model, args, data, train, seed, 'own'), dict(swept, seed=seed)) for seed in wish.seeds]
+        specs = [RunSpec('own', wish.model, args, data, train, seed, 'own') for seed in wish.seeds]
+        specs[0].task.check(specs[0].data)
+        out += [(s, dict(swept, seed=s.seed)) for s in specs]
     return out
 
 # %% ../../nbs/89_cli.train.ipynb #c3ccbaa1
@@ -192,7 +194,7 @@ def command(
 ):
     """Train a model of your own choice, once or as a sweep; the runs are filed under own.
 
-    The same command again goes on where it was stopped. drop_epochs=[4,6] lowers the learning rate after 4 and after 6 epochs.
+    The same command again resumes where it was stopped. drop_epochs=[4,6] lowers the learning rate after 4 and after 6 epochs.
 
     Examples:
 

@@ -135,9 +135,9 @@ def finish(answers, # `Answers`
         if aside: raise UserError(answers.aside[0][1])
         return
     for _, why in answers.aside: typer.echo(f'set aside: {why}', err=True)
+    if not done: raise UserError(f'{path}: none of {answers.total} pictures could be judged; see the reasons above')
     write_answers(answers, Path(out)/'pictures.csv')
     typer.echo(f'{done} of {answers.total} pictures judged, {aside} set aside; pictures and pictures.csv in {out}', err=True)
-    if not done: raise UserError(f'{path}: none of {answers.total} pictures could be judged; see the reasons above')
 
 # %% ../../nbs/89_cli.use.ipynb #f425e20b
 @checkpoint.command('import')

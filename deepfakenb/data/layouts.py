@@ -39,7 +39,7 @@ def _matches(row: Layout, root: Path) -> bool: return all(any(True for _ in _mar
 
 def recognise(folder: Path|str # a dataset's root, a track inside it, or the folder above it
              ) -> list[Found]: # at least one
-    "Layouts found in a folder; a missing or unknown one raises `UserError` that says what was looked for."
+    "Layouts found in a folder; a missing or unknown one raises `UserError` that says where the layouts are shown."
     folder = Path(folder)
     if folder.is_file(): raise UserError(f'{shown(folder)}: a file, not a folder; name the folder that it lies in')
     if not folder.is_dir(): raise UserError(f'{shown(folder)}: no such folder; name the one that the dataset was unpacked to')
@@ -51,8 +51,7 @@ def recognise(folder: Path|str # a dataset's root, a track inside it, or the fol
         found = [Found(r, root) for root in roots for r in LAYOUTS if _matches(r, root)]
         if found: return found
     if not any(here.iterdir()): raise UserError(f'{shown(folder)}: an empty folder; unpack the dataset into it, or make one with: deepfakenb data make')
-    wanted = '; '.join(f"{' and '.join(m.split('|')[0] for m in r.marks)} ({r.title})" for r in LAYOUTS)
-    raise UserError(f'{shown(folder)}: no dataset that is known here; looked for {wanted}')
+    raise UserError(f'{shown(folder)}: no dataset that is known here; data/README.md shows how each is unpacked')
 
 # %% ../../nbs/10_data.layouts.ipynb #6d9c6dda
 KINDS: dict[str, tuple[str, str]] = { # kind -> (severity, what to do)

@@ -54,6 +54,9 @@ def find_detector(run: str|None = None, # id (or the beginning of one) or folder
         from deepfakenb.models.checkpoints import load_model
         model, about, source = load_model(path), record_beside(path), shown(path) if checkpoint else 'demonstration model'
     data = about.get('spec', {}).get('data', {})
+    for option, given in dict(track=track, size=size).items():
+        if given and data.get(option) and given != data[option]:
+            raise UserError(f"--{option} {given}: this model was trained on {data[option]}{' px' if option == 'size' else ''}; omit --{option} or name another model", 2)
     track, size = track or data.get('track'), size or data.get('size')
     if not track: raise UserError(f'{source}: does not say which track it was trained on; give --track components or --track attributes', 2)
     try: vocabulary = Vocabulary(track)
@@ -91,7 +94,7 @@ def header(path: Path # a safetensors file
 WORTH = dict(
     synthetic='The model has seen only rendered faces: on a photograph of a real person its answer proves nothing, neither an edit nor that there is none.',
     real='The model has seen pictures of one source only: on a picture from another camera or editing program its answer proves nothing, neither an edit nor that there is none.',
-    unknown='Nothing is known of its training, so on any picture its answer is no evidence: neither of an edit nor of none.')
+    unknown='Nothing is known of its training, so on any picture its answer proves nothing, in either direction.')
 
 def trained_on(detector: Detector) -> tuple[str, str]: # what the model was trained on, what follows
     "Two sentences on a model's origin, from its record."
@@ -287,8 +290,10 @@ def predict_files(detector: Detector, # a trained model
                   tell=None # called with each (Prediction, Path) as it comes
                  ) -> Answers:
     "Judge one picture or a folder of them; only an unusable folder, on either side, raises `UserError`."
-    files, out, answers = picture_files(path), try_folder(out), Answers()
+    files, answers = picture_files(path), Answers()
     answers.total = len(files)
+    new = [p for p in (Path(out), *Path(out).parents) if not p.exists()]       # the innermost first
+    out = try_folder(out)
     try:
         for file, name in progress(files, 'pictures'):
             try: prediction = predict_file(detector, file, crop)
@@ -297,4 +302,7 @@ def predict_files(detector: Detector, # a trained model
             answers.done.append((prediction, made))
             if tell: tell(prediction, made)
     except KeyboardInterrupt: answers.stopped = True
+    finally:
+        for p in new:
+            if p.is_dir() and not any(p.iterdir()): p.rmdir()                                 # a failure leaves no empty folder behind
     return answers

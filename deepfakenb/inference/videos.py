@@ -42,7 +42,7 @@ def find_video_detector(run: str|Path|None = None, # id (or the beginning of one
     score = about['metrics']['test']['video']
     faces = 'rendered faces: on film of a real person its answer proves nothing' if about['provenance']['data_kind'] == 'synthetic' else 'real videos of one dataset: on film from elsewhere its answer proves little'
     small = ' Smoke runs show that everything works; their answers mean nothing.' if spec.preset == 'smoke' else ''
-    worth = f"{source}: {spec.model}, trained on {faces}. AUC on its own test videos {score['AUC']:.1f} %. The threshold of one half was chosen by nobody.{small}"
+    worth = f"{source}: {spec.model}, trained on {faces}. AUC on its own test videos {score['AUC']:.1f} %. The threshold of one half was not tuned.{small}"
     return VideoDetector(model.to(find_device()).eval(), spec.data, spec.task.crop(spec.data), source, worth, spec.task, bool(spec.train.get('channels_last')))
 
 def demo_video_file() -> Path:

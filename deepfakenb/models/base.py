@@ -4,7 +4,7 @@
 __all__ = ['MODELS', 'Model', 'model_names', 'model_module', 'model_class', 'build_model', 'DetectorModel']
 
 # %% ../../nbs/26_models.base.ipynb #8abb0b29
-import importlib, importlib.util, inspect, re, sys
+import difflib, importlib, importlib.util, inspect, re, sys
 from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
@@ -59,15 +59,16 @@ def model_names() -> list[str]:
 
 def model_module(name: str # 'multi-cls'
                 ) -> str: # 'models.multicls'
-    "Module that defines the model of that name, nothing imported; an unknown name raises `UserError` that lists the others."
+    "Module that defines the model of that name, nothing imported; an unknown name raises `UserError` with the nearest one."
     if (module := _modules().get(name)): return module
     if name in MODELS: return MODELS[name].__module__.removeprefix('deepfakenb.')       # defined in a notebook
     if (file := _own().get(name)): return shown(file)
-    raise UserError(f"model {name!r}: choose from {', '.join(model_names())}", 2)
+    near = difflib.get_close_matches(name.lower(), model_names(), 1)
+    raise UserError(f"model {name!r}: {f'did you mean {near[0]}?' if near else 'there is none of this name;'} `deepfakenb train` without --model lists all", 2)
 
 def model_class(name: str # 'multi-cls', 'xception' …
                ) -> type[Model]:
-    "Class of that name; an unknown one raises `UserError` that lists the others."
+    "Class of that name; an unknown one raises `UserError` with the nearest one."
     if name not in MODELS:
         if (module := model_module(name)).startswith('models.'): importlib.import_module('deepfakenb.'+module)
         else: _load_own(_own()[name])
@@ -84,7 +85,7 @@ def _load_own(file: Path): # its classes enter `MODELS`
 def build_model(name: str, # 'multi-cls', 'xception', 'long-distance' …
                 **options # its own, see `model_class(name).__init__`
                ) -> Model:
-    "The model of that name; an unknown name or option raises `UserError` that lists the choices."
+    "The model of that name; an unknown name raises `UserError` with the nearest one, an unknown option with the choices."
     cls = model_class(name)
     known = [p for p in inspect.signature(cls.__init__).parameters if p != 'self']
     if bad := [k for k in options if k not in known]: raise UserError(f"{name}: unknown option {bad[0]!r}; choose from {', '.join(known)}", 2)

@@ -4,7 +4,7 @@
 __all__ = ['PRESETS', 'PAPERS', 'Row', 'Column', 'Scale', 'Cell', 'has_gpu', 'TableSpec', 'Protocol', 'own_rows', 'get']
 
 # %% ../../nbs/82_protocols.base.ipynb #41d9a710
-import importlib, tomllib
+import difflib, importlib, tomllib
 from dataclasses import dataclass, field, replace
 from ..core import UserError, own_dir, shown
 from ..runs.spec import RunSpec
@@ -118,7 +118,8 @@ class Protocol:
         return every[name]
     def _cells(self, preset: str, table: str|None, row: str|None) -> list[Cell]:
         tables = [self.table(table)] if table else list(self.tables.values())
-        if row and row not in (names := list(dict.fromkeys(r.label for t in tables for r in t.rows))): raise UserError(f"row {row!r}: choose from {', '.join(names)}", 2)
+        names = list(dict.fromkeys(r.label for t in tables for r in t.rows))
+        if row and row not in names: raise UserError(f"row {row!r}: {_nearest(row, names)}{f'; nbs/{self.notebook} shows the rows' if self.notebook else ''}", 2)
         return [c for t in tables for c in t.cells(preset) if row in (None, c.row)]
     def runs(self, preset: str, table: str|None = None, row: str|None = None) -> list[RunSpec]:
         "The runs that can be trained here, each once; of one table or one row alone if it is named."
@@ -129,6 +130,12 @@ class Protocol:
         for c in self._cells(preset, table, row):
             for s in c.specs if c.test is not None and not c.reason else (): out.setdefault(s.id, {})[c.test.id] = c.test
         return {k: tuple(v.values()) for k, v in out.items()}
+
+def _nearest(name: str, names: list[str]) -> str: # for a message; names have commas of their own, so each is quoted
+    low = {n.lower(): n for n in names}
+    near = [n for l, n in low.items() if name.lower() in l] or [low[l] for l in difflib.get_close_matches(name.lower(), low)]
+    if near: return f'''did you mean {' or '.join(f'"{n}"' for n in near[:3])}?'''
+    return 'choose from '+', '.join(f'"{n}"' for n in names[:4])+(f' and {len(names)-4} more' if len(names) > 4 else '')
 
 # %% ../../nbs/82_protocols.base.ipynb #5472ac26
 def own_rows(paper: str # 'p1' …

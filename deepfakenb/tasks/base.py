@@ -87,6 +87,8 @@ class Task(ABC):
     def caption(self, data: dict) -> str:
         "What a caption has to say about the data; '' for nothing."
         return ''
+    def check(self, data: dict):
+        "Raise `UserError` with the choices for data that could never be had; makes nothing, and leaves real data to `open`."
     @abstractmethod
     def locate(self, data: dict) -> Path: "The folder to read, made if need be; data that cannot be had raise `UserError`."
     @abstractmethod

@@ -231,6 +231,18 @@ class VideoTask(Task):
         rule = 'crop fixed over the video' if data['rule'].startswith('first') else 'crop anew in each frame'
         clip = f"{data['frames']} frames {data['stride']} apart" if data['frames'] > 1 else 'single frames'
         return f"Read: {data['dataset']}, {' and '.join(data['compression'])}, {rule} ({data['rule']}), {data['size']} px, {clip}, {data['tested']} a video."
+    def check(self, data):
+        from deepfakenb.data.datasets import layout
+        from deepfakenb.data.faces.crop import Rule
+        from deepfakenb.data.synth.sets import held_by
+        if data_root(): return
+        if data['preset'] == 'paper': self.locate(data)                     # refused there
+        there, own = held_by(data['dataset'], data['preset']), ('by-source', 'by-identity')
+        there |= dict(compression=there['compression'] or ['c0', 'c23', 'c40'], splits=[*layout(data['dataset']).splits, *own])
+        for entry, names in there.items():
+            for value in [data[entry]] if entry == 'splits' else data[entry]:
+                if value not in names: raise UserError(f"{entry}={value}: not in {data['dataset']} of preset {data['preset']}; choose from {', '.join(names)}", 2)
+        Rule(data['rule'])
     def locate(self, data, film: str = '', variant: str = 'repaired', split: str = 'test'): # film, variant, split: of a `TestSpec`
         from filelock import FileLock
         from deepfakenb.data.faces.extract import extract_faces

@@ -185,6 +185,11 @@ class Sequence(Task):
     checkpoints, default, unit = CHECKPOINTS, 'adaptive', 'images'
     def key(self, data): return 'seqdeepfake', data['source'], data['track'], data['preset']
     def describe(self, data): return data['track']
+    def check(self, data):
+        from deepfakenb.data.synth.tracks import find_preset
+        if data['track'] not in TRACKS: raise UserError(f"track={data['track']}: choose from {', '.join(TRACKS)}", 2)
+        if data['preset'] == 'paper': self.locate(data)                     # refused there without a folder
+        elif not data_root(): find_preset(data['preset'])
     def locate(self, data):
         if (root := data_root()): return root
         if data['preset'] == 'paper': raise UserError('preset paper: reads the real Seq-DeepFake dataset; name its folder with --data-root DIR (see data/README.md)', 2)
