@@ -97,6 +97,12 @@ def until_changed(page, before, seconds=15) -> str:
         page.wait_for_timeout(50)
     raise AssertionError('the picture did not change')
 
+def controls_fit(page):
+    "No control leaves the explorer's box."
+    box = page.locator('.jp-OutputArea-output .widget-vbox').first.bounding_box()
+    controls = [c.bounding_box() for c in page.locator('.widget-vbox .widget-dropdown, .widget-vbox .widget-slider').all()]
+    assert any(controls) and all(c['x']+c['width'] <= box['x']+box['width']+1 for c in controls if c), 'a control leaves the window'
+
 def test_slider_changes_the_picture(pictures, lab, root):
     from playwright.sync_api import sync_playwright
     url, token, work = lab
@@ -115,6 +121,9 @@ def test_slider_changes_the_picture(pictures, lab, root):
             assert until_changed(page, second) == first                          # back at the same picture, to the byte
             page.locator('.widget-toggle-buttons').get_by_role('button', name='1', exact=True).click()
             until_changed(page, first)                                           # another head
+            page.set_viewport_size(dict(width=800, height=1100))                 # narrow: the controls wrap
+            page.wait_for_timeout(500)
+            controls_fit(page)
         finally:
             page.screenshot(path=work.parent/'last.png')                          # what was to be seen at the end, or when it failed
             browser.close()
@@ -155,10 +164,7 @@ def test_films_are_watched(lab):
             page.locator('.widget-slider:has-text("row") .noUi-handle').focus()
             page.keyboard.press('ArrowRight')
             until_changed(page, asked)                                            # another patch looks elsewhere
-            box = page.locator('.jp-OutputArea-output .widget-vbox').first.bounding_box()
-            for control in page.locator('.widget-vbox .widget-dropdown, .widget-vbox .widget-slider').all():
-                there = control.bounding_box()
-                assert there['x']+there['width'] <= box['x']+box['width']+1, 'a control leaves the window'
+            controls_fit(page)
         finally:
             page.screenshot(path=work.parent/'last.png')
             browser.close()
