@@ -101,7 +101,7 @@ def worth(track: str, # 'components' or 'attributes'
     from deepfakenb.models.identity import load_identity
     told = load_identity(device='cpu').record.get('degrees', {})
     fits = ', '.join(f'{k} {v:.2f}' for k, v in told.items())
-    return ['Walked back to what the median person has: how much this person had of it is not in the picture.',
+    return ['Walked back to what the median person has: how much this person had of it cannot be restored from this picture alone.',
             f'The present degrees are read by a small network (correlation with the truth on unseen rendered faces: {fits}).', GENERATED]
 
 # %% ../../nbs/89_cli.recover.ipynb #1b5f24c1
