@@ -31,7 +31,7 @@ report: .venv/.ready ## build the pages of the committed results: reports/bench/
 
 test: .venv/.ready ## run every notebook (nbdev_test), then tests/
 	@DEEPFAKENB_QUIET=1 OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --pause 0.1
-	@DEEPFAKENB_QUIET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+	@DEEPFAKENB_QUIET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 lab: .venv/.ready ## open the workbook in JupyterLab, at its contents
 	@$(BIN)/jupyter lab --notebook-dir=nbs --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate contents.ipynb

@@ -8,6 +8,12 @@ os.environ.setdefault('DEEPFAKENB_QUIET', '1')
 signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).resolve().parent.parent
 
+# files with few tests that take long: with two workers the last file to begin must not be one of them
+LONG = ('test_report.py', 'test_lease.py', 'test_recovery.py', 'test_runs.py', 'test_team.py', 'test_learner.py', 'test_own_rows.py', 'test_widgets_browser.py', 'test_synth_video.py')
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda i: LONG.index(i.path.name) if i.path.name in LONG else len(LONG))
+
 @pytest.fixture(scope='session')
 def root() -> Path:
     "The repository."
