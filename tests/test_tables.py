@@ -15,7 +15,7 @@ from deepfakenb.protocols.p1 import NARROW
 from deepfakenb.protocols.base import get
 from deepfakenb.analysis.results import cells_of, fill, reported, runs_of, table_ids
 from deepfakenb.tasks.sequence import difference, ids
-from deepfakenb.report.tables import Table, build_table, read_table, to_html, to_latex, to_markdown
+from deepfakenb.report.tables import Table, build_table, layout, read_table, to_html, to_latex, to_markdown
 from deepfakenb.vocab import Vocabulary
 from deepfakenb.tasks import sequence
 
@@ -168,3 +168,14 @@ def test_latex_compiles(tmp_path):
     (tmp_path/'all.tex').write_text('\\documentclass[a4paper]{article}\\usepackage{booktabs}\\usepackage[margin=1cm]{geometry}\\extrafloats{100}\\begin{document}\n'+body+'\n\\end{document}\n')
     r = subprocess.run(['pdflatex', '-interaction=nonstopmode', '-halt-on-error', 'all.tex'], cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert r.returncode == 0, r.stdout[-1500:]
+
+
+@pytest.mark.parametrize('table', [t for p in ('p1', 'p2', 'p3', 'p4', 'p5') for t in table_ids(p)])
+def test_ours_come_first_and_the_caption_does_not_scroll(root, table):
+    "In the committed tables: settings with numbers of ours stand above those with the paper's alone; the box that scrolls holds the table only."
+    t = read_table(root/'reports'/'bench'/table.split('_')[0]/'tables'/f'{table}.json')
+    ours = {}
+    for line in layout(t)[1]: ours[line['column']] = ours.get(line['column'], False) or bool(line['runs'])
+    assert [*ours.values()] == sorted(ours.values(), reverse=True) and any(ours.values()), ours
+    before, box = to_html(t).split('<div class="dnb-table"')
+    assert 'class="dnb-caption"' in before and 'dnb-caption"' not in box.split('>', 1)[1].split('</div>')[0] and '<table' not in before

@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['CSS', 'SIZES', 'SCRIPT', 'TEMPLATE', 'SHOWN', 'style_rules', 'page', 'fitted', 'rows_html', 'duration', 'math_svg',
-           'anchor', 'offline', 'results_only', 'notebook_body', 'contents', 'notebook_page']
+           'anchor', 'offline', 'results_only', 'notebook_body', 'bar', 'contents', 'notebook_page']
 
 # %% ../../nbs/85_report.pages.ipynb #5e67cb5e
 import copy, html, re
@@ -270,6 +270,14 @@ def notebook_body(path: Path|str, # an executed notebook
     heading = next((m[1].strip() for c in nb.cells if c.cell_type == 'markdown' for m in [re.search(r'^# +(.+)$', c.source, re.M)] if m), Path(path).stem)
     return heading, offline(body).replace('alt="No description has been provided for this image"', f'alt="{html.escape(alt)}"')
 
+def bar(links: str, # HTML
+        label: str, # who the bar is, to a reader of screens
+        where: str = '' # that the search looks through: 'of this page'
+       ) -> str: # HTML
+    "Links and a search box that stay at the top."
+    return (f'<nav class="toc" aria-label="{label}"><span class="links">{links}</span>'
+            f'<input type="search" placeholder="search in tables" aria-label="Search in all tables{where and " "+where}" hidden></nav>')
+
 def contents(body: str, # HTML with named headings
              index: str = '' # address of the report's index
             ) -> str: # HTML; '' where there is nothing to list
@@ -277,8 +285,8 @@ def contents(body: str, # HTML with named headings
     found = re.findall(r'<h2 id="([^"]+)">(.*?)</h2>', body, re.S)
     if not found: return ''
     home = f'<a href="{html.escape(index)}">Report</a>' if index else ''
-    return (f'<nav class="toc" aria-label="This page"><span class="links">{home}<a href="#contents">Contents</a></span><input type="search" placeholder="search in tables" aria-label="Search in all tables of this page" hidden></nav>'
-            f'<ul class="contents" id="contents">{"".join(f"""<li><a href="#{a}">{t}</a></li>""" for a, t in found)}</ul>')
+    return (bar(f'{home}<a href="#contents">Contents</a>', 'This page', 'of this page')
+            + f'<ul class="contents" id="contents">{"".join(f"""<li><a href="#{a}">{t}</a></li>""" for a, t in found)}</ul>')
 
 def notebook_page(path: Path|str, # an executed notebook
                   out: Path|str, # the HTML file to write

@@ -107,9 +107,9 @@ def size(n: int) -> str: # bytes
     return f'{n} B' if n < 1000 else f'{n/1e3:.1f} kB' if n < 1e6 else f'{n/1e6:.1f} MB'
 
 def tested_on(path: Path) -> str: # answers to a further test set
-    "Which set it is, in words; '' where the file does not say."
+    "Which set it is, in words; a damaged file is listed all the same, and called that."
     try: asked = schema_facts(path)['test']
-    except Exception: return ''                      # a damaged file is listed all the same
+    except (OSError, ValueError, KeyError, TypeError): return 'damaged, it does not say which'    # no Parquet, or none of ours
     return TestSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in asked.items() if k in TestSpec.__dataclass_fields__}).title
 
 WORDS = {'run.json': 'parameters, scores, origin, and the hashes of the other files', 'history.csv': 'losses and validation scores of each epoch', 'predictions.parquet': 'answers to each validation and test sample', 'train.ipynb': 'the executed notebook'}
@@ -119,7 +119,7 @@ def files_html(run: Run, base: str # address of the run's folder
     "The files of a run with sizes and links; weights that are not here are named."
     e, here = html.escape, sorted(p for p in run.path.rglob('*') if p.is_file() and not p.name.startswith('.'))
     def words(p):
-        if p.parent.name == 'tests': return f'answers to a further test set: {title}' if (title := tested_on(p)) else 'answers to a further test set'
+        if p.parent.name == 'tests': return f'answers to a further test set: {tested_on(p)}'
         return WORDS.get(p.name, 'weights of a chosen epoch' if p.suffix == '.safetensors' else '')
     rows = [(f'<a href="{e(base)}/{e(name)}">{e(name)}</a>', size(p.stat().st_size), e(words(p))) for p in here for name in [p.relative_to(run.path).as_posix()]]
     rows += [(e(n), 'not here', 'weights of a chosen epoch; they are not committed: <code>deepfakenb reproduce</code> trains them again') for n in run.record['files'] if not (run.path/n).is_file()]

@@ -12,7 +12,7 @@ import html, os, re
 from pathlib import Path
 from ..core import ROOT, UserError, atomic, provenance, read_json, shown
 from ..figures.base import figure_title, picture_name
-from .pages import SCRIPT, duration, notebook_page, page, rows_html, style_rules
+from .pages import SCRIPT, bar, duration, notebook_page, page, rows_html, style_rules
 from .runpage import run_page
 from ..protocols.base import PRESETS
 from ..analysis.results import PAPERS, fill, reported, table_ids
@@ -343,7 +343,8 @@ def build_index(folder: Path|str # <out>/<preset>, the folder's name is the pres
     lines = [f'<li>{e(t)}: {n} numbers, {e(r)}</li>' for t, r, n in missing] + [f'<li class="failed">{e(b)}</li>' for b in bad]
     body = [f'<div class="banner{" warn" if preset == "smoke" else ""}" role="note"><p>{emphasis(meaning(preset))}</p><p>{e(basis(folder))} Where a number is missing, its reason stands below the table. '
             f'Validation selects a checkpoint; the test split is read once, at the end. <a href="{EVERYTHING}">All tables and figures as one zip file</a>.</p></div>',
-            f'<nav class="toc" aria-label="Contents"><span class="links">{"<a href=#claims>What holds?</a>" if verdicts else ""}{"".join(f"<a href=#{p} title={chr(34)}{e(PAPERS[p].name)}{chr(34)}>{p.upper()}</a>" for p in PAPERS)}<a href="#runs">Runs</a><a href="#missing">What is missing</a><a href="#origin">Origin</a></span><input type="search" placeholder="search in tables" aria-label="Search in all tables" hidden></nav>',
+            bar(('<a href="#claims">What holds?</a>' if verdicts else '')+''.join(f'<a href="#{p}" title="{e(PAPERS[p].name)}">{p.upper()}</a>' for p in PAPERS)
+                + '<a href="#runs">Runs</a><a href="#missing">What is missing</a><a href="#origin">Origin</a>', 'Contents'),
             claims_html(folder, verdicts, pages), *sections, '<section><h2 id="runs">Runs</h2>',
             rows_html(RUN_COLUMNS, done, 'Test scores of the checkpoint that validation chose for each metric.') if done else '<p>No finished run.</p>',
             f'<h3>Failed</h3>{rows_html(["run", "why"], failed)}' if failed else '', f'<h3>Other notebooks</h3><ul>{"".join(others)}</ul>' if others else '', '</section>',
