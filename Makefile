@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
 
-.venv/.ready: constraints.txt settings.ini setup.py   # not pyproject.toml: nbdev_export touches it and it names no package
+.venv/.ready: constraints.txt settings.ini setup.py   # not pyproject.toml: nbdev-export touches it and it names no package
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 found; install one, or name it with make PYTHON=/path/to/python"; exit 1; }
 	@echo "setting up .venv with $(PYTHON): about 6 GB, three minutes on a fast line"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -29,16 +29,16 @@ bench: .venv/.ready ## the `bench` preset: three seeds with intervals; a GPU, or
 report: .venv/.ready ## build the pages of the committed results: reports/bench/index.html and README.md
 	@$(BIN)/python -c "from deepfakenb.report.site import build_index, build_readme; print(build_index('reports/bench')); print(build_readme('reports/bench'))"
 
-test: .venv/.ready ## run every notebook (nbdev_test), then tests/
-	@DEEPFAKENB_QUIET=1 OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --pause 0.1
+test: .venv/.ready ## run every notebook (nbdev-test), then tests/
+	@DEEPFAKENB_QUIET=1 OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2 --pause 0.1
 	@DEEPFAKENB_QUIET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 lab: .venv/.ready ## open the workbook in JupyterLab, at its contents
 	@$(BIN)/jupyter lab --notebook-dir=nbs --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate contents.ipynb
 
 export: .venv/.ready ## write deepfakenb/ from nbs/, clean the notebooks, write README.md from nbs/index.ipynb
-	@$(BIN)/nbdev_export
-	@$(BIN)/nbdev_clean
+	@$(BIN)/nbdev-export
+	@$(BIN)/nbdev-clean
 	@$(MAKE) --no-print-directory readme
 
 readme: .venv/.ready

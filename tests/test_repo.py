@@ -27,7 +27,7 @@ def workshop(root, tmp_path_factory) -> Path:
     return out
 
 def test_export_leaves_no_diff(root, workshop):
-    assert (r := run(BIN/'nbdev_export', cwd=workshop)).returncode == 0, r.stderr
+    assert (r := run(BIN/'nbdev-export', cwd=workshop)).returncode == 0, r.stderr
     exported = {p.relative_to(workshop) for p in (workshop/'deepfakenb').rglob('*.py')}
     assert exported == {p.relative_to(root) for p in (root/'deepfakenb').rglob('*.py')}, 'a module without a notebook, or the reverse'
     differing = [str(f) for f in exported if (root/f).read_text() != (workshop/f).read_text()]
@@ -35,18 +35,18 @@ def test_export_leaves_no_diff(root, workshop):
 
 def test_clean_keeps_parameters_and_outputs(root, workshop):
     before = {p: p.read_text() for p in notebooks(workshop)}
-    assert (r := run(BIN/'nbdev_clean', cwd=workshop)).returncode == 0, r.stderr
+    assert (r := run(BIN/'nbdev-clean', cwd=workshop)).returncode == 0, r.stderr
     dirty = [str(p.relative_to(workshop)) for p, text in before.items() if json.loads(p.read_text()) != json.loads(text)]
-    assert not dirty, f'run nbdev_clean on {dirty}'
+    assert not dirty, f'run nbdev-clean on {dirty}'
 
 def test_clean_deletes_parameters_without_the_key(root, tmp_path):
-    "The guard above can fail: without `allowed_cell_metadata_keys` the tag is lost."
+    "The guard above can fail: without a name in `allowed_cell_metadata_keys` the tag is lost."
     (tmp_path/'nbs').mkdir()
-    text = (root/'settings.ini').read_text()
-    (tmp_path/'settings.ini').write_text(text.replace('allowed_cell_metadata_keys = tags', 'allowed_cell_metadata_keys ='))
+    text = (root/'pyproject.toml').read_text()
+    (tmp_path/'pyproject.toml').write_text(text.replace('allowed_cell_metadata_keys = ["tags"]', 'allowed_cell_metadata_keys = []'))
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell('a: int = 1', metadata={'tags': ['parameters']})])
     nbformat.write(nb, tmp_path/'nbs'/'a.ipynb')
-    run(BIN/'nbdev_clean', cwd=tmp_path)
+    run(BIN/'nbdev-clean', cwd=tmp_path)
     assert 'parameters' not in (tmp_path/'nbs'/'a.ipynb').read_text()
 
 def test_experiments_and_papers_have_one_typed_parameters_cell(root):

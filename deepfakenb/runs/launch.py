@@ -43,7 +43,7 @@ def notebook_parameters(path: Path|str # a notebook
                        ) -> dict[str, Parameter]:
     "The typed parameters that a notebook declares; a notebook without a cell tagged `parameters` raises `UserError`."
     cells = [c for c in read_json(path)['cells'] if 'parameters' in c['metadata'].get('tags', [])]
-    if len(cells) != 1: raise UserError(f'{shown(path)}: {len(cells)} cells tagged `parameters` instead of one; tag the cell again (nbdev_clean drops tags unless settings.ini allows them)')
+    if len(cells) != 1: raise UserError(f'{shown(path)}: {len(cells)} cells tagged `parameters` instead of one; tag the cell again (nbdev-clean drops tags unless pyproject.toml allows them)')
     source = ''.join(cells[0]['source'])
     nodes = [n for n in ast.parse(source).body if not isinstance(n, (ast.ImportFrom, ast.Expr))]
     found = [_parameter(n, source.split('\n'), shown(path)) for n in nodes]
