@@ -45,6 +45,23 @@ def test_differences_are_those_of_the_tables(paper, root):
             whole = [at[r].measure.of_runs(list(at[r].runs), at[r].test).value for r in (c.label, c.default)]
             assert abs(l['value']-(whole[0]-whole[1])) < 1e-6, c.id
 
+@pytest.mark.parametrize('paper', [p for p, r in REGISTERS.items() if any(c.kind == 'test' for c in r.conflicts)])
+def test_every_other_test_is_asked_for_by_a_command(paper):
+    "What only needs another test of finished runs has a table that asks for it, of the very runs of the paper's table."
+    protocol = get(paper)
+    wanted = protocol.tests('bench', f'{paper}_readings')
+    for c in REGISTERS[paper].conflicts:
+        for _, table, column, metric in REGISTERS[paper].places if c.kind == 'test' else ():
+            runs = next(x for x in protocol.table(table).cells('bench') if (x.row, x.column, x.metric) == (c.default, column, metric)).specs
+            for s in runs if column == REGISTERS[paper].places[0][2] else (): assert {t for t in (c.test, c.before) if t} <= set(wanted[s.id]), c.id
+
+def test_data_of_different_bytes_are_not_compared():
+    "As in the tables: a difference between two states of the videos is no difference between methods."
+    from types import SimpleNamespace as N
+    from deepfakenb.analysis.conflicts import _both
+    rows = [N(runs=[N(fingerprint=f)], reason='', test=None, measure=N(difference=lambda *a: 'compared')) for f in 'ab']
+    assert _both(None, *rows)[0] is None and 'different bytes' in _both(None, *rows)[2] and _both(None, rows[0], rows[0])[0] == 'compared'
+
 def test_an_empty_workbook_says_why(tmp_path):
     for paper in VIDEO_PAPERS:
         sheet = conflict_sheet('smoke', tmp_path, paper=paper)

@@ -8,7 +8,7 @@ from deepfakenb.explore.recorder import record
 from deepfakenb.layers.longdistance import Emphasis, LongDistance, enlarge, with_residuals
 from deepfakenb.models.base import DetectorModel, build_model, model_class, model_module
 from deepfakenb.models.checkpoints import load_model, save_model
-from deepfakenb.models.longdistance import PARTS, latent_and_final
+from deepfakenb.models.longdistance import PARTS, Guided, latent_and_final, options_of
 
 torch.set_num_threads(1)
 TINY = dict(backbone='xception-narrow', size=62, patch=4, dim=96)
@@ -329,7 +329,7 @@ def test_weights_of_a_backbone(tmp_path):
 @pytest.mark.parametrize('option, says', [
     (dict(parts=()), 'at least one'), (dict(parts=('time',)), 'spatial, temporal'), (dict(meet='all'), 'groups'), (dict(start='zero'), 'map'),
     (dict(combine='mean'), 'groups, all'), (dict(backbone='resnet999'), 'timm'), (dict(features=('conv9', 'conv2')), 'conv2'),
-    (dict(features=('conv2',)), 'two places'), (dict(dim=100), 'latent spaces'), (dict(weights='nowhere.pth'), 'no such file'),
+    (dict(features=('conv2',)), 'place for each part'), (dict(dim=100), 'latent spaces'), (dict(weights='nowhere.pth'), 'no such file'),
     (dict(vit='nowhere.pth'), 'no such file'), (dict(patches=4), 'patch')], ids=str)
 def test_a_wrong_option_is_one_line(option, says):
     parts = option.pop('parts', PARTS)
@@ -377,7 +377,7 @@ def test_backbones_whose_output_is_no_num_features(name):
 
 @pytest.mark.parametrize('name, size', [('vit_tiny_patch16_224', 224), ('swin_tiny_patch4_window7_224', 224), ('vit_tiny_patch16_224', 62), ('inception_v3', 62)])
 def test_backbones_that_give_no_maps_are_refused(name, size):
-    with pytest.raises(UserError, match='no maps' if size == 224 else 'does not read 62') as e: small(backbone=name, size=size)
+    with pytest.raises(UserError, match='gives a map' if size == 224 else 'does not read 62') as e: small(backbone=name, size=size)
     assert '\n' not in str(e.value)
 
 @pytest.mark.parametrize('tokens, dim', [(577, 96), (100, 96), (197, 64)])
@@ -385,6 +385,202 @@ def test_positions_of_another_vit_are_refused(tokens, dim):
     state = {'patch_embed.proj.weight': torch.randn(96, 3, 4, 4), 'patch_embed.proj.bias': torch.randn(96), 'pos_embed': torch.randn(1, tokens, dim)}
     with pytest.raises(UserError, match='position embedding'): small().load_vit(state)
 
-@pytest.mark.parametrize('option, says', [(dict(features=('conv2', 'conv2')), 'name two'), (dict(m=0), 'at least 1'), (dict(n=0), 'at least one'), (dict(m=25), 'more maps')], ids=str)
+@pytest.mark.parametrize('option, says', [(dict(features=('conv2', 'conv2')), 'name two'), (dict(m=0), 'at least 1'), (dict(n=0), 'at least 1'), (dict(m=25), 'more maps')], ids=str)
 def test_options_without_a_meaning_are_refused(option, says):
     with pytest.raises(UserError, match=says): small(**option)
+
+NAN, LIST = float('nan'), [1]
+@pytest.mark.parametrize('option, value, allowed', [
+    *((k, v, 'whole number of at least') for k in ('m', 'n', 'size', 'grid', 'patch', 'dim', 'spaces') for v in (0, -4, 2.5, 3., '4', None, True, LIST)),
+    ('size', 5, 'at least 7'), ('size', 6, 'at least 7'),
+    *(('dropout', v, 'from 0 to 1') for v in (2, -.1, NAN, '0', None)),
+    *(('residual_scale', v, 'a number from') for v in (NAN, float('inf'), 1e300, '4', None)),
+    ('parts', 'spatial', "['spatial']"), ('parts', 5, 'list of names'), ('parts', (1,), 'list of names'), ('parts', None, 'list of names'),
+    ('features', 'conv2', "['conv2']"), ('features', None, 'list of names'), ('features', (3, 4), 'list of names'),
+    ('share_positions', 'yes', 'True, False'), ('combine', 'mean', 'groups, all'), ('meet', LIST, 'groups'), ('start', 1, 'map'),
+    ('weights', 5, 'path'), ('vit', True, 'path')], ids=str)
+@pytest.mark.parametrize('parts', (('spatial',), PARTS), ids='+'.join)
+def test_what_an_option_cannot_be_is_told_with_its_name_and_value(option, value, allowed, parts):
+    "Without the temporal part, too, where `n`, `combine` and `share_positions` would be read by nobody."
+    with pytest.raises(UserError) as e: build_model('long-distance', **{**TINY, 'parts': parts, option: value})
+    said = str(e.value)
+    assert said.startswith(f'{option} = {value!r}: ') and allowed in said and '\n' not in said and e.value.code == 2
+
+@pytest.mark.parametrize('option', [dict(size=7), dict(dropout=1), dict(dropout=0), dict(residual_scale=0), dict(residual_scale=-4), dict(grid=1, patch=1, m=1, n=1)], ids=str)
+def test_the_last_values_that_are_allowed_are_computed_with(option):
+    m = awake(**option)
+    with warnings.catch_warnings(action='ignore'): assert m.predict(clips(m.frames)).isfinite().all()
+
+@pytest.mark.parametrize('option', ('m', 'images', 'grid', 'patch', 'dim', 'spaces'))
+@pytest.mark.parametrize('value', (0, 2.5, '4'))
+def test_the_layer_tells_the_same(option, value):
+    with pytest.raises(UserError, match=f'{option} = {value!r}: a whole number of at least 1') as e: LongDistance(**{**SMALL, option: value})
+    assert e.value.code == 2
+    if option == 'm':
+        for meet in ('groups', 'sum', '1x1'):
+            with pytest.raises(UserError, match='m = '): Emphasis(value, 8, meet=meet)
+
+# ---- places in the backbone
+
+@pytest.mark.parametrize('part', PARTS)
+def test_one_part_needs_one_name(part):
+    "The part acts there and nowhere else; of two names it takes its own."
+    m = awake((part,), features=('block3',)); x = clips(m.frames, size=62)
+    assert m.place == {part: 'block3'} and m.config['features'] == ['block3'] and build_model(**m.config).place == m.place
+    with torch.no_grad(), warnings.catch_warnings(action='ignore'):
+        z, net = m.prepare(x), m.backbone.net
+        by_hand = net.run(m.emphasis[part](net.run(z[:, 0], until='block3'), m.maps(z)[part]), after='block3').mean((2, 3))
+        torch.testing.assert_close(m(x)['logits'], m.head(by_hand), atol=1e-6, rtol=1e-5)
+    assert small((part,), features=('conv2', 'block3')).place == {part: dict(zip(PARTS, ('conv2', 'block3')))[part]}
+    assert small(PARTS[::-1], features=('conv2', 'block3')).place == dict(spatial='conv2', temporal='block3')   # in whatever order the parts are named
+
+@pytest.mark.parametrize('parts, features, says', [
+    (PARTS, ('conv2',), r"features = \['conv2'\]: .*each part \(spatial, temporal\)"), (('temporal',), ('conv2', 'block1', 'block2'), r'each part \(temporal\)'),
+    (PARTS, ('conv2', 'block1', 'block2'), 'block2.*each part'), (PARTS[:1], ('conv2', 'conv9'), "features = 'conv9'"), (PARTS, ('block1', 'block1'), 'both parts at block1')])
+@pytest.mark.parametrize('backbone', ('xception-narrow', 'resnet18'))
+def test_too_few_and_surplus_names_are_refused(parts, features, says, backbone):
+    if backbone == 'resnet18': features = tuple(f.replace('conv', 'layer').replace('block1', 'act1').replace('block', 'layer') for f in features)
+    says = says if backbone != 'resnet18' else says.replace('conv', 'layer').replace('block1', 'act1').replace('block', 'layer')
+    with pytest.raises(UserError, match=says) as e: small(parts, features=features, backbone=backbone)
+    assert '\n' not in str(e.value) and e.value.code == 2
+
+@pytest.mark.parametrize('place', ('layer1.0', 'layer1.0.bn1', 'layer2.0.downsample', 'maxpool'))
+def test_any_module_that_gives_a_map_will_do(place):
+    "By hand: the same ResNet, the module replaced by itself and the emphasis."
+    m = awake(('spatial',), backbone='resnet18', size=64, features=(place,)); x = clips(1)
+    class And(nn.Module):
+        def __init__(self, first, then): super().__init__(); self.first, self.then = first, then
+        def forward(self, x): return self.then(self.first(x))
+    with torch.no_grad(), warnings.catch_warnings(action='ignore'):
+        is_, plain = m(x)['logits'], m.head(m.backbone.net(m.prepare(x)[:, 0]))
+        maps, old = m.maps(m.prepare(x))['spatial'], m.backbone.net.get_submodule(place)
+        m.backbone.net.set_submodule(place, And(old, lambda f: m.emphasis['spatial'](f, maps)))
+        by_hand = m.head(m.backbone.net(m.prepare(x)[:, 0]))
+    torch.testing.assert_close(is_, by_hand, atol=1e-6, rtol=1e-5)
+    assert not torch.allclose(is_, plain, atol=1e-5) and m.backbone.widths[place] == (128 if place.startswith('layer2') else 64)
+
+def test_a_deep_place_is_trained_too():
+    m = small(backbone='resnet18', size=64, features=('layer1.0.bn1', 'layer1.1.conv2')).train()
+    with warnings.catch_warnings(action='ignore'): m.loss(m(clips()), LABELS)['loss'].backward()
+    assert all(getattr(m, p).templates.grad.abs().sum() > 0 for p in PARTS)
+
+@pytest.mark.parametrize('backbone, features, size, says', [
+    ('resnet18', ['layer9'], 64, "features = 'layer9': is no module in 'resnet18'.*layer2"), ('resnet18', ['layer1.0.bn9'], 64, 'is no module'),
+    ('resnet18', ['global_pool'], 64, r'gives \[1, 512\]'), ('resnet18', [''], 64, r'gives \[1, 512\]'),
+    ('hrnet_w18_small', [], 64, "'stem': is no module.*such as conv1"), ('hrnet_w18_small', ['stage2'], 64, 'gives a list'),
+    ('selecsls42', [], 64, "'features.1': gives a list.*such as stem"), ('coat_lite_mini', ['serial_blocks1'], 64, 'is not run'),
+    ('convnext_atto', ['stages.0.blocks.0.norm'], 64, r'gives \[1, 16, 16, 40\]'), ('convnext_atto', ['stages.0.blocks.0.norm'], 160, r'gives \[1, 40, 40, 40\]'),
+    ('convit_tiny', ['blocks.0.attn.attn_drop'], 224, 'attention of patches.*such as patch_embed.proj$'), ('botnet26t_256', [], 62, r'does not read 62 px \(\w'),
+    ('resnet18', [], -4, 'size = -4'), ('resnet18.nonsense', [], 64, 'timm')])
+def test_places_that_give_no_map_are_refused_in_one_line(backbone, features, size, says):
+    with pytest.raises(UserError, match=says) as e: small(('spatial',), backbone=backbone, features=features, size=size)
+    assert '\n' not in str(e.value) and e.value.code == 2
+
+@pytest.mark.parametrize('backbone, features, size', [('hrnet_w18_small', ['conv1', 'layer1'], 64), ('selecsls42', ['stem.2', 'stem'], 64), ('convnext_atto', [], 160)])
+def test_what_the_refusal_names_can_be_taken(backbone, features, size):
+    "The last: as many channels as rows and columns, where timm's own list says which is which."
+    m = small(backbone=backbone, features=features, size=size).eval()
+    with warnings.catch_warnings(action='ignore'): assert m.predict(clips()).isfinite().all()
+
+def test_an_image_is_sent_through_once_and_leaves_nothing_behind():
+    import timm
+    torch.manual_seed(0); g = Guided('resnet18', ('layer1.0', 'layer2'), size=64)
+    torch.manual_seed(0); plain = timm.create_model('resnet18', num_classes=0)
+    assert all(torch.equal(v, plain.state_dict()[k]) for k, v in g.net.state_dict().items())   # batch statistics, too
+    assert g.net.training and not [h for m in g.net.modules() for h in m._forward_hooks] and g.widths == {'layer1.0': 64, 'layer2': 128}
+
+def test_the_command_line_tells_it_in_one_line(deepfakenb):
+    code, out, err = deepfakenb('train', '--model', 'long-distance', '--set', 'model.backbone=hrnet_w18_small', '--set', 'model.size=64', '--dry-run')
+    assert code == 2 and 'hrnet_w18_small' in err and 'such as conv1' in err and 'Traceback' not in err+out and err.strip().count('\n') == 0
+
+# ---- weights that were trained with other options
+
+def values(m): return {k: v.detach().clone() for k, v in m.state_dict().items()}
+
+def unchanged(m, before): return all(torch.equal(v, before[k]) for k, v in m.state_dict().items())
+
+@pytest.mark.parametrize('other, told', [
+    (dict(m=3, n=2), 'm = 3 in the file, 4 here; n = 2 in the file, 3 here; '), (dict(m=5, n=4), 'm = 5 in the file, 4 here; n = 4 in the file, 3 here; '),
+    (dict(m=3), 'model, m = 3 in the file, 4 here; 4 of'), (dict(n=2), 'model, n = 2 in the file, 3 here; 2 of'),
+    (dict(combine='all'), 'model, combine = all in the file, groups here; 1 of'), (dict(share_positions=False), 'model, share_positions = False in the file, True here; 1 of'),
+    (dict(parts=PARTS[:1]), 'model, parts = spatial in the file, spatial+temporal here; '), (dict(grid=7, dim=48), 'model, patch|dim = 48 in the file, 96 here; .*grid = 7 in the file, 14 here')],
+    ids=str)
+def test_weights_of_other_options_are_told_and_none_is_loaded(other, told):
+    m, file = small(seed=1), small(**{'parts': PARTS, **other}, seed=2).state_dict()
+    before = values(m)
+    with pytest.raises(UserError, match=told) as e: m.load_state_dict(file)
+    says = str(e.value)
+    own = {k: v.shape for k, v in before.items()}
+    differ = [k for k in own.keys() | file.keys() if own.get(k) != (file[k].shape if k in file else None)]
+    assert f'; {len(differ)} of {len(own.keys() | file.keys())} tensors differ; nothing was loaded; ' in says and '\n' not in says
+    assert unchanged(m, before)
+    with pytest.raises(UserError, match='run.safetensors: weights of another model, '): m.check_state(file, 'run.safetensors')
+
+def test_nothing_is_loaded_where_torch_would_load_what_fits():
+    "m and n both differ: torch alone copies 205 of 211 tensors before it complains."
+    m, file = small(seed=1), small(m=3, n=2, seed=2).state_dict()
+    before = values(m)
+    for how in (dict(), dict(strict=False), dict(assign=True)):
+        with pytest.raises(UserError, match='m = 3 in the file, 4 here; n = 2 in the file, 3 here; 6 of 211 tensors differ; nothing was loaded'): m.load_state_dict(file, **how)
+        assert unchanged(m, before)
+    with pytest.raises(RuntimeError): nn.Module.load_state_dict(m, file)
+    assert not unchanged(m, before)   # the test can fail
+
+def test_a_file_that_disagrees_with_its_own_header_is_refused(tmp_path):
+    "Loading builds the model that the header names; weights of other m and n under it are a damaged file."
+    m = small(m=3, n=2); m.config = small().config
+    with pytest.raises(UserError, match='m.safetensors: weights of another model') as e: load_model(save_model(m, tmp_path/'m.safetensors'))
+    assert '\n' not in str(e.value)
+
+def test_what_fits_is_loaded_as_ever():
+    file = small(seed=2).state_dict()
+    m = small(seed=1); assert str(m.load_state_dict(file)) == '<All keys matched successfully>' and unchanged(m, file)
+    m = small(seed=1); m.load_state_dict({k: v for k, v in file.items() if 'temporal' not in k}, strict=False)   # names alone differ, and that was asked for
+    assert torch.equal(m.spatial.U, file['spatial.U']) and not torch.equal(m.temporal.U, file['temporal.U'])
+    m = small(seed=1)
+    with pytest.raises(RuntimeError, match='Missing key'): m.load_state_dict({})
+    with pytest.raises(RuntimeError, match='Missing key'): m.load_state_dict(small(backbone='resnet18', size=64).state_dict())   # no option of the attention
+
+@pytest.mark.parametrize('options', [dict(), dict(m=2, n=5), dict(combine='all', n=1), dict(share_positions=False, grid=7), dict(patch=8, dim=24, spaces=3)], ids=str)
+@each
+def test_shapes_tell_the_options(parts, options):
+    m = small(parts, **options)
+    told = options_of(m.state_dict())
+    assert told.pop('parts').split('+') == list(parts) and all(m.config[k] == v for k, v in told.items())
+    assert {'m', 'patch', 'dim', 'spaces'} <= told.keys() and ('n' in told) == ('temporal' in parts) and options_of(m.backbone.state_dict()) == {}
+
+# ---- a vision transformer's projection without the backbone's weights
+
+@pytest.mark.parametrize('backbone', ('xception-narrow', 'resnet18'))
+@pytest.mark.parametrize('ending', ('pth', 'safetensors'))
+def test_a_vit_beside_a_backbone_that_starts_at_random(backbone, ending, tmp_path):
+    "As the paper trains it. A whole state dict of timm's, every name of it, random; 224 px and 16 px patches are the model's own defaults."
+    import timm
+    from safetensors.torch import save_file
+    torch.manual_seed(5); state = timm.create_model('vit_tiny_patch16_224').state_dict()
+    path = str(tmp_path/f'vit.{ending}')
+    save_file(state, path) if ending == 'safetensors' else torch.save(state, path)
+    options = dict(backbone=backbone, size=64, dim=192)
+    torch.manual_seed(0); with_vit = build_model('long-distance', vit=path, **options)
+    torch.manual_seed(0); without = build_model('long-distance', **options)
+    taken = {'spatial.project.0.weight': state['patch_embed.proj.weight'], 'spatial.project.0.bias': state['patch_embed.proj.bias'],
+             'spatial.positions': state['pos_embed'][:, 1:]}
+    taken |= {k.replace('spatial', 'temporal'): v for k, v in taken.items() if 'project' in k}
+    for k, v in with_vit.state_dict().items(): assert torch.equal(v, taken.get(k, without.state_dict()[k])), k
+    assert with_vit.config == without.config and with_vit.config['weights'] is None
+    with warnings.catch_warnings(action='ignore'):
+        torch.testing.assert_close(with_vit.eval()(clips())['logits'], without.eval()(clips())['logits'], atol=1e-6, rtol=0)   # no template yet: the backbone's own answer
+        for m in (with_vit, without): torch.manual_seed(1); [nn.init.normal_(getattr(m, p).templates) for p in PARTS]
+        assert not torch.allclose(with_vit(clips())['logits'], without(clips())['logits'], atol=1e-4)
+
+@pytest.mark.parametrize('wrong, says', [
+    ({'patch_embed.proj.bias': torch.zeros(95)}, r'vit.pth: bias of the patch projection \[95\] instead of \[96\]'), ({'patch_embed.proj.bias': 3}, 'bias of the patch projection int'),
+    ({'pos_embed': 'none'}, 'position embedding str'), ({'patch_embed.proj.weight': torch.zeros(96, 48)}, r'patch projection \[96, 48\]'),
+    ({'pos_embed': torch.zeros(1, 197, 95)}, r'position embedding \[1, 197, 95\] instead of \[1, 197, 96\]')])
+@each
+def test_a_vit_of_other_shapes_changes_nothing(wrong, says, parts):
+    good = {'patch_embed.proj.weight': torch.randn(96, 3, 4, 4), 'patch_embed.proj.bias': torch.randn(96), 'pos_embed': torch.randn(1, 197, 96)}
+    m = small(parts); before = values(m)
+    with pytest.raises(UserError, match=says) as e: m.load_vit({**good, **wrong}, 'vit.pth')
+    assert '\n' not in str(e.value) and unchanged(m, before)
+    m.load_vit(good); assert not unchanged(m, before)

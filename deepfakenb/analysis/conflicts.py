@@ -103,15 +103,16 @@ NOTHING = 'nothing to switch'
 def _of_runs(cells, row, column, metric): # the cell, or None
     return next((c for c in cells if (c.row, c.column, c.metric) == (row, column, metric)), None)
 
-def _twice(c, cell): # (Interval or None, runs, why there is none) of one set of runs on two tests
+def _twice(c, cell, how): # (Interval or None, runs, why there is none) of one set of runs on two tests
     has = [r for r in cell.runs if all(t is None or test_facts(r, t) is not None for t in (c.test, c.before))] if cell else []
-    if not has: return None, (), 'not measured: no run of the row was tested that way' if cell and cell.runs else 'not measured: no finished run'
+    if not has: return None, (), f'not measured: no run of the row was tested that way ({how} does it, where the weights are at hand)' if cell and cell.runs else 'not measured: no finished run'
     return has[0].spec.task.change(has, cell.metric, c.test, c.before), has, ''
 
 def _both(c, mine, default): # of two rows
     if not (mine and default and mine.runs and default.runs):
         lacking = mine if not (mine and mine.runs) else default
         return None, (), f"not measured: {(lacking and lacking.reason) or 'no such row'}"
+    if len({r.fingerprint for r in (*mine.runs, *default.runs)}) > 1: return None, (), 'not measured: its two rows read data of different bytes'
     return mine.measure.difference(list(mine.runs), list(default.runs), mine.test), [*mine.runs, *default.runs], ''
 
 def reading_lines(paper: str, # 'p2' to 'p5'
@@ -129,7 +130,7 @@ def reading_lines(paper: str, # 'p2' to 'p5'
             line = dict(conflict=c.id, track=name, metric=metric, value=None, low=None, high=None, seeds=0, runs=[], reason=NOTHING)
             trained = there(f'{paper}_conflicts' if c.kind == 'training' else table) if c.kind != 'text' else []
             try:
-                if c.kind == 'test': d, runs, why = _twice(c, _of_runs(trained, c.default, column, metric))
+                if c.kind == 'test': d, runs, why = _twice(c, _of_runs(trained, c.default, column, metric), f'deepfakenb reproduce --preset {preset} --table {paper}_readings')
                 elif c.kind != 'text': d, runs, why = _both(c, _of_runs(trained, c.label, column, metric), _of_runs(trained, c.default, column, metric))
                 else: d, runs, why = None, (), NOTHING
             except UserError as e: d, runs, why = None, (), str(e)

@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['forest_figure', 'roc', 'roc_figure', 'found_by_method', 'recall_figure', 'worst', 'failures_figure', 'dose_figure',
-           'multiply_adds', 'front', 'front_figure']
+           'cost_of', 'prices', 'front', 'front_figure', 'price_figure']
 
 # %% ../../nbs/84_figures.detectors.ipynb #c0207a4
 import numpy as np
@@ -119,15 +119,28 @@ def dose_figure(groups: dict, # method -> [(dose, `tasks.base.Estimate`)]
     return fig
 
 # %% ../../nbs/84_figures.detectors.ipynb #c1107a4
-def multiply_adds(spec # a `RunSpec` of a detector
-                 ) -> float: # millions, for one sample as the run reads it
-    "Multiply-adds of one answer, counted by torch."
+def _hollow(spec): # a network as the run has it, untrained, and one sample
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
     from deepfakenb.models.base import build_model
     model = build_model(spec.model, **{k: v for k, v in spec.model_args.items() if k != 'weights'}).eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counted: model(torch.zeros(1, spec.data.get('frames', 1), 3, spec.data['size'], spec.data['size']))
-    return counted.get_total_flops()/2e6
+    return model, torch.zeros(1, spec.data.get('frames', 1), 3, spec.data['size'], spec.data['size'])
+
+def cost_of(spec # a `RunSpec` of a detector
+           ) -> float: # millions of multiply-adds, for one sample as the run reads it
+    "What one answer costs."
+    from deepfakenb.models.base import multiply_adds
+    return multiply_adds(*_hollow(spec))/1e6
+
+def prices(spec, seconds: float = .5 # of timing
+          ) -> dict: # cost: millions of multiply-adds; memory: megabytes above the weights; rate: answers a second, on one core of this machine
+    "What one answer takes."
+    import torch
+    from deepfakenb.training.speed import allocated, timed
+    model, x = _hollow(spec)
+    answer, threads = torch.no_grad()(lambda: model(x)), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try: return dict(cost=cost_of(spec), memory=allocated(answer)/1e6, rate=1/timed(answer, 'cpu', seconds))
+    finally: torch.set_num_threads(threads)
 
 def front(points: list[tuple[float, float]] # (cost, score)
          ) -> list[int]: # indices, the cheapest first
@@ -152,4 +165,17 @@ def front_figure(points: list[dict] # name, cost (millions of multiply-adds), ou
         names.text(.06, k, f"{p['name']}  {p['ours']:.1f}", fontsize=7, va='center', color=INK if i in edge else PALE, fontweight='bold' if i in edge else 'normal')
         ax.annotate('', at[i], (.05, k), 'data', names.transData, arrowprops=dict(arrowstyle='-', color=colour, lw=.35, alpha=.55), annotation_clip=False)
     ax.set_xscale('log'); ax.set(xlabel='multiply-adds of one answer, millions', ylabel='AUC, % (95 % interval)')
+    return fig
+
+def price_figure(points: list[dict] # name, ours, low, high, and what `prices` says
+                ): # figure
+    "Score against multiply-adds, memory and speed, each with its front."
+    fig, axes = new_figure('double', 3.2, ncols=3, sharey=True)
+    for ax, (key, label, sign) in zip(axes, (('cost', 'multiply-adds, millions', 1), ('memory', 'memory of an answer, MB', 1), ('rate', 'clips a second, one core', -1))):
+        at = [(sign*p[key], p['ours']) for p in points]; edge = front(at)
+        ax.step([abs(at[i][0]) for i in edge], [at[i][1] for i in edge], where='post', color=INK, lw=.8, alpha=.5)
+        for p, colour in zip(points, palette(len(points))):
+            ax.plot([p[key]]*2, [p['low'], p['high']], color=colour, lw=.9); ax.plot(p[key], p['ours'], 'o', color=colour, ms=4, label=p['name'])
+        ax.set_xlabel(label)
+    axes[0].set_ylabel('AUC, % (95 % interval)'); fig.legend(*axes[0].get_legend_handles_labels(), loc='outside upper center', ncols=3)
     return fig

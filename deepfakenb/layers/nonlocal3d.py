@@ -7,13 +7,15 @@ __all__ = ['NonLocal']
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from ..core import UserError
 from .observed import Observed
 
 class NonLocal(nn.Module):
-    "Embedded-Gaussian non-local block (Wang et al. 2018; paper 4, Eq. 5): (B, C, T, H, W) in and out; identity at the start."
-    def __init__(self, channels: int, *, pooled: int = 1 # keys and values pooled over so many pixels a side
+    "Embedded-Gaussian non-local block (Wang et al. 2018; paper 4, Eq. 5): (B, C, T, H, W) in and out; identity at the start. A map smaller than the pool raises `UserError`."
+    def __init__(self, channels: int, *, pooled: int = 1 # keys and values pooled over so many pixels a side, at least 1
                 ):
         super().__init__()
+        if not pooled >= 1: raise UserError(f'pooled = {pooled}: at least 1 is needed', 2)
         inner = max(1, channels//2)
         self.theta, self.phi, self.g = (nn.Conv3d(channels, inner, 1) for _ in range(3))
         self.W, self.bn = nn.Conv3d(inner, channels, 1), nn.BatchNorm3d(channels)
@@ -21,6 +23,9 @@ class NonLocal(nn.Module):
         nn.init.zeros_(self.bn.weight); nn.init.zeros_(self.bn.bias)
     def parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]: # (B, N, C/2), keys and values (B, M, C/2), contiguous
         "Queries, keys and values."
+        h, w = x.shape[-2:]
+        if min(h, w) < self.pooled:
+            raise UserError(f'a map of {h}×{w}, and keys pooled over {self.pooled} a side; read larger frames, or choose a smaller pooled', 2)
         y = F.max_pool3d(x, (1, self.pooled, self.pooled)) if self.pooled > 1 else x
         return tuple(z.flatten(2).mT.contiguous() for z in (self.theta(x), self.phi(y), self.g(y)))
     def gather(self, x: Tensor) -> Tensor: # (B, C/2, T, H, W)
@@ -41,11 +46,15 @@ class NonLocal(nn.Module):
         return (total/q.shape[1])[:, None, None], (x.shape[2], x.shape[3]//self.pooled, x.shape[4]//self.pooled)
     @torch.no_grad()
     def looks(self, x: Tensor, # (B, C, T, H, W)
-              queries # (Q, 3) places t, h, w
+              queries # (Q, 3) places t, h, w; whole numbers from 0
              ) -> Tensor: # (B, Q, T, H, W), each sums to 1
-        "Where chosen places look; only their rows of the map are computed."
+        "Where chosen places look; only their rows of the map are computed. A place outside the map raises `UserError`."
+        at, grid = torch.as_tensor(queries), tuple(x.shape[2:])
+        if at.dim() != 2 or at.shape[1] != 3 or at.is_floating_point():
+            raise UserError(f'queries = {queries}: places (t, row, column) are needed, whole numbers', 2)
+        wrong = [p for p in at.tolist() if not all(0 <= i < n for i, n in zip(p, grid))]
+        if wrong: raise UserError(f'query = {tuple(wrong[0])}: a place of {grid} is needed, counted from 0', 2)
         q, k, _ = self.parts(x)
-        t, h, w = torch.as_tensor(queries).T
-        at = (t*x.shape[3]+h)*x.shape[4]+w
+        at = (at[:, 0]*grid[1]+at[:, 1])*grid[2]+at[:, 2]
         p = (q[:, at]@k.mT).softmax(-1)
-        return p.unflatten(-1, (x.shape[2], x.shape[3]//self.pooled, x.shape[4]//self.pooled))
+        return p.unflatten(-1, (grid[0], grid[1]//self.pooled, grid[2]//self.pooled))

@@ -14,6 +14,8 @@ from ..layers.nonlocal3d import NonLocal
 from ..layers.squeeze import SqueezeExcitation
 from .backbones import fit, read_tensors
 from .base import DetectorModel
+from .checkpoints import read_header
+from .timesformer import bare_names
 
 STEMS = dict(hara=(3, 7, 2), r3d=(3, (3, 7, 7), 2), fine=(3, 3, 2), detail=(48, 3, 1))   # channels, kernel, stride of the first convolution
 DEPTHS = {10: ('basic', (1, 1, 1, 1)), 18: ('basic', (2, 2, 2, 2)), 34: ('basic', (3, 4, 6, 3)), 50: ('bottleneck', (3, 4, 6, 3))}
@@ -38,6 +40,7 @@ class Block(nn.Module):
             if i < self.n: y = y.relu()
         return (y+(x if self.downsample is None else self.downsample(x))).relu()
 
+# %% ../../nbs/50_models.resnet3d.ipynb #7d20b3e8
 class ResNetBody(nn.Module):
     "Stem and four stages under torchvision's names, of two or three dimensions. `channels`: of each stage."
     def __init__(self, dims: int, depth: int = 18, width: float = 1., temporal_pool: bool = True, stem: str = 'hara'):
@@ -57,6 +60,9 @@ class ResNetBody(nn.Module):
         for m in self.modules():
             if isinstance(m, conv): nn.init.kaiming_normal_(m.weight, mode='fan_out', nonlinearity='relu')
     def stem(self, x):
+        frames, (h, w) = x.shape[2] if self.dims == 3 else 1, x.shape[-2:]
+        if min(frames, h, w) < 1: raise UserError(f'a clip of {frames} frames of {h}×{w} px; at least one of each is needed', 2)
+        if self.kind == 'detail' and (h % 4 or w % 4): raise UserError(f"{h}×{w} px: stem = 'detail' needs sides that are multiples of 4", 2)
         if self.kind == 'detail':
             x = F.pixel_unshuffle(x, 4) if self.dims == 2 else F.pixel_unshuffle(x.transpose(1, 2), 4).transpose(1, 2)
             return self.bn1(self.conv1(x)).relu()
@@ -75,7 +81,7 @@ def inflated(state: dict, # of a 2-D network, or of a 3-D one
     "Kernels of images as the centre tap of kernels of clips; everything else as it is."
     out = {}
     for k, v in state.items():
-        if k in own and v.dim() == 4 and own[k].dim() == 5:
+        if k in own and isinstance(v, Tensor) and v.dim() == 4 and own[k].dim() == 5:
             out[k] = torch.zeros(*v.shape[:2], own[k].shape[2], *v.shape[2:], dtype=v.dtype)
             out[k][:, :, own[k].shape[2]//2] = v
         else: out[k] = v
@@ -90,9 +96,57 @@ def plain_names(state: dict # of torchvision's r3d_18, or under our names
     state = {k.replace('stem.0.', 'conv1.').replace('stem.1.', 'bn1.'): v for k, v in state.items()}
     return {re.sub(r'\.conv(\d)\.1\.', r'.bn\1.', re.sub(r'\.conv(\d)\.0\.', r'.conv\1.', k)): v for k, v in state.items()}
 
-def _start(body: ResNetBody, weights: str):
-    state = {k.removeprefix('backbone.'): v for k, v in plain_names(read_tensors(weights)).items() if not k.startswith(('fc.', 'head.'))}
-    fit(body, inflated(state, body.state_dict()), shown(weights))
+# %% ../../nbs/50_models.resnet3d.ipynb #7d20b3e2
+def _attention(names) -> tuple: # stage of each non-local block, rising; is there squeeze-excitation?
+    blocks = {m.groups() for m in map(re.compile(r'nonlocal_\.(\d)\.(\d+)\.').match, names) if m}
+    return sorted(int(s) for s, _ in blocks), any(re.match(r'se\.\d\.(down|up)\.', k) for k in names)
+
+def _untold(options: dict) -> dict: # of `config`
+    "Options that count and leave no trace in names and shapes of weights."
+    told = {k: options.get(k, v) for k, v in dict(stem='hara', temporal_pool=True).items()}
+    if options.get('se'): told |= dict(se=options['se'], se_start=options.get('se_start', 'half'))
+    return told | (dict(pooled=options.get('pooled', 1)) if options.get('placement') else {})
+
+def _options(weights, name: str) -> dict|None: # of a checkpoint of ours of that model; None: any other file
+    try: config, _ = read_header(weights)
+    except UserError: return None
+    return config if config.get('name') == name else None
+
+def _whole(model, state: dict, weights, what: str) -> bool:
+    "Are these weights a checkpoint of this very network? Attention that it does not have raises `UserError`."
+    own, remedy = model.state_dict(), 'choose the options it was trained with'
+    found, mine = _attention(state), _attention(own)
+    told = lambda a: f"placement = {a[0]} and {'' if a[1] else 'no '}squeeze-excitation"
+    if any(found) and found != mine: raise UserError(f'{what}: weights of {told(found)}, this network has {told(mine)}; {remedy}')
+    config = _options(weights, model.name)
+    was, now = _untold(model.config if config is None else config), _untold(model.config)
+    other = [k for k in now if was.get(k, now[k]) != now[k]]
+    if any(found) and other: raise UserError(f'{what}: trained with {other[0]} = {was[other[0]]!r}, this network has {now[other[0]]!r}; {remedy}')
+    shapes = lambda s: {k: getattr(x, 'shape', None) for k, x in s.items() if not k.endswith('num_batches_tracked')}
+    return any(found) or not other and shapes(state) == shapes(own)
+
+def _start(model, weights: str): # of a file
+    "Everything, from a checkpoint of the same options; the body, from any other file."
+    what, body = shown(weights), model.backbone.state_dict()
+    state = plain_names(bare_names(read_tensors(weights), what))
+    if _whole(model, state, weights, what): return fit(model, state, what)
+    state = {k.removeprefix('backbone.'): v for k, v in state.items() if not k.startswith(('fc.', 'head.'))}
+    if 'layer2.0.conv1.weight' in state and not any('.downsample.' in k for k in state):
+        raise UserError(f'{what}: a ResNet with shortcut A, which has no weights; this network has shortcut B; name weights of that kind')
+    fit(model.backbone, inflated(state, body), what)
+
+# %% ../../nbs/50_models.resnet3d.ipynb #7d20b3e9
+def _checked(width, dropout, **whole): # refuse numbers that cannot be
+    if not isinstance(width, (int, float)) or not 0 < width < float('inf'): raise UserError(f'width = {width!r}: must be positive', 2)
+    if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1: raise UserError(f'dropout = {dropout!r}: from 0 to below 1', 2)
+    for name, n in whole.items():
+        if not isinstance(n, int) or n < 1: raise UserError(f'{name} = {n!r}: a whole number from 1 is needed', 2)
+
+def _stages(placement) -> list: # of stages
+    if placement is None: return []
+    if not isinstance(placement, (list, tuple)):
+        raise UserError(f'placement = {placement!r}: a list of stages is needed, e.g. [4] or [1, 2, 3, 4]; [] for none', 2)
+    return [int(choice('placement', s, (1, 2, 3, 4))) for s in placement]
 
 # %% ../../nbs/50_models.resnet3d.ipynb #fe1f039f
 class ResNet2d(DetectorModel):
@@ -104,13 +158,14 @@ class ResNet2d(DetectorModel):
     def start_name(cls, options): return f"resnet{options.get('depth', 18)}-w{options.get('width', 1.):g}{'' if options.get('stem', 'hara') == 'hara' else '-'+options['stem']}"
     def __init__(self, *, depth: int = 18, width: float = 1., # of `DEPTHS`; factor of all channels
                  stem: str = 'hara', # of `STEMS`
-                 dropout: float = 0., weights: str|None = None # torchvision's names
+                 dropout: float = 0., weights: str|None = None # 0 to below 1; a file: all of a checkpoint of the same options, or a body
                 ):
         super().__init__()
         self.keep(locals(), weights=None)
+        _checked(width, dropout)
         self.backbone = ResNetBody(2, depth, width, stem=stem)
         self.dropout, self.head = nn.Dropout(dropout), nn.Linear(self.backbone.channels[-1], 2)
-        if weights is not None: _start(self.backbone, weights)
+        if weights is not None: _start(self, weights)
     def detect(self, x): return dict(logits=self.head(self.dropout(self.backbone(x[:, 0]).mean((2, 3)))))
 
 class ResNet3d(DetectorModel):
@@ -119,25 +174,27 @@ class ResNet3d(DetectorModel):
     level = 'clip'
     frames = None
     start_name = ResNet2d.start_name
-    def __init__(self, *, depth: int = 18, width: float = 1., # 10, 18, 34, 50; factor of all channels
-                 placement: tuple = (), # stages 1 to 4, one non-local block behind each mention
+    def __init__(self, *, depth: int = 18, width: float = 1., # 10, 18, 34, 50; factor of all channels, above 0
+                 placement: tuple|None = (), # stages 1 to 4, one non-local block behind each mention; () or None: no block
                  se: str|None = None, # squeeze-excitation behind every stage: over the 'clip' or each 'frame'
                  se_start: str = 'half', # or 'identity'
-                 reduction: int = 16, pooled: int = 1, # of SE; of the non-local keys behind stage 1, half as much behind each further one
+                 reduction: int = 16, pooled: int = 1, # of SE; of the non-local keys behind stage 1, half as much behind each further one; from 1
                  temporal_pool: bool = True, # False: the stem's pooling keeps all frames
                  stem: str = 'hara', # of `STEMS`
-                 dropout: float = 0., weights: str|None = None # 3-D weights, or 2-D ones to be inflated
+                 dropout: float = 0., weights: str|None = None # 0 to below 1; a file: all of a checkpoint of the same options, or a body (2-D: inflated)
                 ):
         super().__init__()
-        self.keep(locals(), placement=list(placement), weights=None)
-        for s in placement: choice('placement', s, (1, 2, 3, 4))
+        placement = _stages(placement)
+        self.keep(locals(), placement=placement, weights=None)
+        _checked(width, dropout, reduction=reduction, pooled=pooled)
+        choice('se', se, (None, 'clip', 'frame')); choice('se_start', se_start, ('half', 'identity'))
         self.backbone = ResNetBody(3, depth, width, temporal_pool, stem)
         c = dict(enumerate(self.backbone.channels, 1))
         self.se = nn.ModuleDict({f'{s}': SqueezeExcitation(c[s], reduction=reduction, squeeze=se, start=se_start) for s in c} if se else {})
-        self.nonlocal_ = nn.ModuleDict({f'{s}': nn.ModuleList(NonLocal(c[s], pooled=max(1, pooled >> s-1)) for _ in range(list(placement).count(s))) for s in sorted(set(placement))})
+        self.nonlocal_ = nn.ModuleDict({f'{s}': nn.ModuleList(NonLocal(c[s], pooled=max(1, pooled >> s-1)) for _ in range(placement.count(s))) for s in sorted(set(placement))})
         self.dropout, self.head = nn.Dropout(dropout), nn.Linear(c[4], 2)
         if stem == 'r3d': self.mean, self.std = KINETICS
-        if weights is not None: _start(self.backbone, weights)
+        if weights is not None: _start(self, weights)
     def behind(self, stage: int, x: Tensor) -> Tensor:
         "The attention behind a stage."
         if f'{stage}' in self.se: x = self.se[f'{stage}'](x)
@@ -152,13 +209,14 @@ def chunk_score(model, # a detector of clips
                 *, chunk: int = 250, reading: str = 'whole', # or 'clips': clips of `clip` frames in each chunk
                 clip: int = 16, average: str = 'probabilities' # or 'logits'
                ) -> float: # probability of a forgery
-    "Score of a video by chunks (paper 4); a video shorter than a clip raises `UserError`."
+    "Score of a video by chunks (paper 4); a video, or a chunk, shorter than a clip raises `UserError`."
     choice('reading', reading, ('whole', 'clips')); choice('average', average, ('probabilities', 'logits'))
+    if clip < 1: raise UserError(f'clip = {clip}: at least 1 is needed', 2)
+    if chunk < clip: raise UserError(f'chunk = {chunk}: shorter than a clip of {clip}; choose a longer chunk or a shorter clip', 2)
     if len(frames) < clip: raise UserError(f'a video of {len(frames)} frames: shorter than a clip of {clip}', 2)
     pieces = [c for c in frames.split(chunk) if len(c) >= clip]
     if reading == 'clips': pieces = [p for c in pieces for p in c.split(clip) if len(p) == clip]
     was = model.training
-    model.eval()
-    logits = torch.cat([model(p[None])['logits'] for p in pieces]).float()
-    model.train(was)
+    try: logits = torch.cat([model.eval()(p[None])['logits'] for p in pieces]).float()
+    finally: model.train(was)
     return float(logits.softmax(-1)[:, 1].mean() if average == 'probabilities' else logits.mean(0).softmax(-1)[1])

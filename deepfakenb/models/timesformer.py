@@ -15,6 +15,7 @@ from ..layers.attention import choice, in_the_open
 from ..layers.observed import Observed
 from .backbones import fit, read_tensors
 from .base import DetectorModel
+from .checkpoints import WRAPPERS
 
 # %% ../../nbs/50_models.timesformer.ipynb #c0521c1
 ATTENTIONS = ('divided', 'joint')
@@ -169,10 +170,12 @@ class VideoTransformer(nn.Module):
     forward = logits
 
 # %% ../../nbs/50_models.timesformer.ipynb #c1621c1
-def bare_names(state: dict # of TimeSformer, of a ViT, or {'model_state': …} around it
+def bare_names(state: dict, # of a network, or {'model_state': …} and the like around it
+               what: str = 'state_dict' # for the message: the file
               ) -> dict: # names → tensors, without 'module.' and 'model.'
-    "What a published file holds."
-    for key in ('model_state', 'state_dict'):
+    "What a published file holds; what is no dict raises `UserError`."
+    if not isinstance(state, dict): raise UserError(f'{what}: {type(state).__name__} instead of named weights; give a dict, names → tensors')
+    for key in ('model_state', *WRAPPERS):
         if isinstance(state.get(key), dict): state = state[key]
     return {re.sub(r'^(module\.|model\.)+', '', str(name)): x for name, x in state.items()}
 
@@ -200,7 +203,7 @@ def load_published(state: dict, # names → tensors, with or without prefixes, o
                    what: str = 'state_dict' # for messages: the file
                   ) -> VideoTransformer: # in evaluation mode; `.logits(clip)` takes (B, 3, T, H, W), normalised
     "A network of the sizes that the weights have; missing, unknown or misshapen names and heads that do not fit raise `UserError`."
-    state = bare_names(state)
+    state = bare_names(state, what)
     sizes = read_sizes(state, what)
     if heads is None:
         if sizes['dim'] % 64: raise UserError(f"{what}: the number of heads cannot be read from a width of {sizes['dim']}; name it, heads=", 2)
@@ -234,11 +237,11 @@ def start(net: VideoTransformer, # to be filled; its classifier is kept
           what: str = 'state_dict' # for the message: the file
          ):
     "Fill a network of given options, embeddings stretched to its sizes; weights of another kind raise `UserError`."
-    state, own = bare_names(state), net.state_dict()
+    state, own = bare_names(state, what), net.state_dict()
     if 'time_embed' not in state: state = from_vit(state, net.attention, net.time_embed.shape[1])
     state = {k: x for k, x in state.items() if not k.startswith('head.')} | {k: own[k] for k in ('head.weight', 'head.bias')}
     time, places = state['time_embed'], state.get('pos_embed')
-    if time.dim() == 3: state['time_embed'] = stretched_time(time, own['time_embed'].shape[1], net.interpolation)
+    if isinstance(time, Tensor) and time.dim() == 3: state['time_embed'] = stretched_time(time, own['time_embed'].shape[1], net.interpolation)
     if isinstance(places, Tensor) and places.dim() == 3 and math.isqrt(n := places.shape[1]-1)**2 == n:
         side = math.isqrt(own['pos_embed'].shape[1]-1)
         state['pos_embed'] = stretched_positions(places, (side, side), net.interpolation)
@@ -295,7 +298,7 @@ def looks(net: VideoTransformer,
         net.train(was)
         for k, m in found.items(): m.recording, m.last = before[k]
     grid = next(iter(out.values())).grid
-    if query is not None and not all(0 <= i < n for i, n in zip(query, grid, strict=True)): raise UserError(f'query = {query}: a patch of {grid} is needed', 2)
+    if query is not None and not (len(query) == 3 and all(0 <= i < n for i, n in zip(query, grid))): raise UserError(f'query = {query}: a patch of {grid} is needed', 2)
     at = None if query is None else (query[0]*grid[1]+query[1])*grid[2]+query[2]
     maps = {}
     for kind, r in out.items():

@@ -111,19 +111,22 @@ class Protocol:
     tables: dict           # id -> TableSpec, with numbers in data/reported
     extra: dict = field(default_factory=dict) # id -> TableSpec of our own, trained only on request
     notebook: str = ''     # the paper's notebook, below nbs
+    order: tuple = ()      # ids of the tables that are trained first; then the others, as they are printed
     def table(self, name: str) -> TableSpec:
         "One table by name; an unknown one raises `UserError`."
         every = {**self.tables, **self.extra}
         if name not in every: raise UserError(f"table {name!r}: {self.paper} has {', '.join(every)}", 2)
         return every[name]
     def _cells(self, preset: str, table: str|None, row: str|None) -> list[Cell]:
-        tables = [self.table(table)] if table else list(self.tables.values())
+        first = {t: k for k, t in enumerate(self.order)}
+        tables = [self.table(table)] if table else sorted(self.tables.values(), key=lambda t: first.get(t.id, len(first)))
         names = list(dict.fromkeys(r.label for t in tables for r in t.rows))
         if row and row not in names: raise UserError(f"row {row!r}: {_nearest(row, names)}{f'; nbs/{self.notebook} shows the rows' if self.notebook else ''}", 2)
         return [c for t in tables for c in t.cells(preset) if row in (None, c.row)]
     def runs(self, preset: str, table: str|None = None, row: str|None = None) -> list[RunSpec]:
-        "The runs that can be trained here, each once; of one table or one row alone if it is named."
-        return list({s.id: s for c in self._cells(preset, table, row) if not c.reason for s in c.specs}.values())
+        "The runs that can be trained here, each once, in the order in which they are trained: the first seed of everything, then the second; of one table or one row alone if it is named."
+        found = [(k, s) for c in self._cells(preset, table, row) if not c.reason for k, s in enumerate(c.specs)]
+        return list({s.id: s for _, s in sorted(found, key=lambda x: x[0])}.values())
     def tests(self, preset: str, table: str|None = None, row: str|None = None) -> dict[str, tuple]: # id of a run -> further `TestSpec`s
         "The further test sets that each run has to answer, each once."
         out = {}

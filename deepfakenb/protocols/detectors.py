@@ -2,12 +2,14 @@
 
 # %% auto #0
 __all__ = ['CORES', 'SHARED', 'NARROW', 'STARTED', 'STATISTICS', 'PROBE', 'VIDEO', 'CLIP', 'narrow', 'rates', 'of_clips',
-           'detector_scale', 'two', 'beside', 'controls']
+           'takes_weights', 'published_start', 'detector_scale', 'two', 'beside', 'controls']
 
 # %% ../../nbs/82_protocols.detectors.ipynb #51678641
+import inspect
 from dataclasses import replace
 from .base import Column, Row, Scale
 from ..data.readers.ffpp import CONTROLS
+from ..models.base import model_class
 from ..runs.spec import TestSpec
 from ..training.start import imagenet_file, start_name
 
@@ -40,14 +42,23 @@ CLIP = dict(frames=8)                          # of rows that read clips
 
 def of_clips(row: Row, column: Column|None = None) -> bool: return {**(column.data if column else {}), **row.data}.get('frames', 1) >= 8
 
+def takes_weights(row: Row) -> bool: return 'weights' in inspect.signature(model_class(row.model).__init__).parameters
+
+def published_start(row: Row, **options) -> dict|str: # options of the model, or why there are none
+    "What a row starts from in the preset `paper`: published weights, unless its model takes none or the row says `weights=None`."
+    if not takes_weights(row) or 'weights' in row.args: return {}
+    name = start_name(row.model, {**row.args, **options})
+    return dict(weights='imagenet') if imagenet_file(name) else f'weights not available: {name}'
+
 def detector_scale(preset, row, column, seeds=(0, 1, 2), sizes: tuple = (64, 224)) -> Scale|str: # sizes: px on two cores, px of the paper
     "What a cell is trained with in a preset, or why it is not."
     own = column.label.endswith(CORES)
     if preset == 'paper':
         if own: return 'not in the paper'
-        if imagenet_file(start_name(row.model, row.args)) is None: return 'weights not available'
-        return Scale(rates(1e-3, 20), dict(preset='paper', size=sizes[1]), args=dict(weights='imagenet'), needs_gpu=True)
-    if not own: return 'not in smoke' if preset == 'smoke' else Scale(rates(1e-3, 30), dict(preset='bench', size=sizes[1]), seeds=(0, 1, 2), needs_gpu=True)
+        start = published_start(row)
+        return start if isinstance(start, str) else Scale(rates(1e-3, 20), dict(preset='paper', size=sizes[1]), args=start, needs_gpu=True)
+    if not own and preset == 'bench' and row.args.get('frozen') == 'all': return 'a probe needs a start, and there is none of full width'
+    if not own: return 'not in smoke' if preset == 'smoke' else Scale(rates(1e-3, 30), dict(preset='bench', size=sizes[1]), args=dict(weights=None) if takes_weights(row) else {}, needs_gpu=True, seeds=(0, 1, 2))
     args, clips = narrow(row), of_clips(row, column)
     size = row.data.get('size', sizes[0])
     if preset == 'smoke':

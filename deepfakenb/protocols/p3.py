@@ -110,4 +110,4 @@ TABLES = (_table(1, 'Which edits, and in which order', ROWS, (*PRINTED, *MINE), 
           _table(4, 'How well the answered place tells the true place, a component at a time (R²)', ORDER_ROWS, ORDER, ('R2',), only_narrow))
 WHOLE = COMBINATIONS[-1]
 CONFLICT_TABLE = conflict_table(ranking_scale, {WHOLE.label: WHOLE}, (replace(MINE[0], metrics=RANKED),), paper='p3', tracks=(), metrics=RANKED)
-protocol = Protocol('p3', {t.id: t for t in TABLES}, {CONFLICT_TABLE.id: CONFLICT_TABLE}, notebook='papers/p3.ipynb')
+protocol = Protocol('p3', {t.id: t for t in TABLES}, {CONFLICT_TABLE.id: CONFLICT_TABLE}, notebook='papers/p3.ipynb', order=('p3_table3',))

@@ -7,7 +7,7 @@ __all__ = ['R3D', 'OURS', 'COMBINATIONS', 'C23', 'SETS', 'UNSEEN', 'ON', 'OWN', 
 # %% ../../nbs/82_protocols.p5.ipynb #abbc1f67
 from dataclasses import replace
 from .base import Column, Protocol, Row, TableSpec
-from .conflicts import REGISTERS, conflict_table
+from .conflicts import REGISTERS, conflict_table, reading_table
 from .detectors import CLIP, CORES, SHARED, VIDEO, beside, controls, detector_scale
 from ..runs.spec import TestSpec
 
@@ -43,4 +43,4 @@ TABLES = (
     _table(3, 'Blocks, branch and losses', COMBINATIONS, (*ON['DFO'], *ON['CDF'], OWN, *ORDERS, *STRIDES, *controls(**C23)), ('AUC',)))
 CONFLICT_TABLE = conflict_table(detector_scale, {r.label: r for r in COMBINATIONS if r.label == 'Xception+MCB+AD'}, (OWN, ON['CDF'][1]), paper='p5', tracks=(),
                                 metrics=('AUC',), data=VIDEO, level='video', shared=SHARED)
-protocol = Protocol('p5', {t.id: t for t in TABLES}, {CONFLICT_TABLE.id: CONFLICT_TABLE}, notebook='papers/p5.ipynb')
+protocol = Protocol('p5', {t.id: t for t in TABLES}, {t.id: t for t in (CONFLICT_TABLE, reading_table(TABLES[2], OWN))}, notebook='papers/p5.ipynb', order=('p5_table3',))

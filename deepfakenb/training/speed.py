@@ -36,10 +36,11 @@ def operations(name: str, args: dict, size: int, frames: int = 1) -> float: # of
 
 def _on(device, name, args, size, frames):
     "Counted on a device; None where the model needs content that a tensor of 'meta' has not."
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
     known = {k: v for k, v in args.items() if k != 'weights'}
     try:
-        with torch.device(device), FlopCounterMode(display=False) as counted:
+        with torch.device(device), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:      # attention is counted where its map is written out
             model = build_model(name, **known)
             inputs, _ = example(model, size, frames, 2) if device == 'cpu' else _hollow(model, size, frames)
             model.train()(*inputs)

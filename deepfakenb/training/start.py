@@ -21,7 +21,7 @@ def imagenet_file(name: str # 'resnet34' …
                  ) -> Path|None:
     "The file of published weights that the user has put there, if there is one."
     folder = data_dir()/'real'/'weights'
-    return next((p for p in (folder/f'{name}.safetensors', folder/f'{name}.pth') if p.is_file()), None)
+    return next((p for p in (folder/f'{name}{e}' for e in ('.safetensors', '.pth', '.pyth')) if p.is_file()), None)
 
 def start_file(model: str, model_args: dict) -> Path|None:
     "The file of our own that a run starts from, whether it is there or not; None where others or none are asked for."
@@ -30,13 +30,9 @@ def start_file(model: str, model_args: dict) -> Path|None:
 
 VIT = 'vit_base_patch16_224'   # timm's name of the ViT-B/16 whose patch projection and positions paper 2 starts from
 
-def _vit(model: str, model_args: dict) -> dict: # {'vit': file}, or nothing
-    "The second file of a model that also takes a vision transformer's projection, where the user has put it and its width fits."
-    import inspect
-    known = inspect.signature(model_class(model)).parameters
-    if 'vit' not in known or model_args.get('vit') or any(model_args.get(k, v) != v for k, v in dict(dim=768, patch=16, grid=14).items()): return {}
-    path = imagenet_file(VIT)
-    return dict(vit=str(path)) if path else {}
+def _published(name: str) -> str: # path
+    if (path := imagenet_file(name)) is None: raise UserError(f"weights not available: put the published weights of {name} at {shown(data_dir()/'real'/'weights')}/{name}.pth")
+    return str(path)
 
 def with_weights(model: str, model_args: dict # of a RunSpec
                 ) -> dict: # for `build_model`
@@ -44,8 +40,7 @@ def with_weights(model: str, model_args: dict # of a RunSpec
     if start := start_file(model, model_args):
         if not start.is_file(): raise UserError(f"{shown(start)}: no such file; make it with {OURS[model_args['weights']][1]}")
         return {**model_args, 'weights': str(start)}
-    if model_args.get('weights') != 'imagenet': return model_args
-    name = start_name(model, model_args)
-    path = imagenet_file(name)
-    if path is None: raise UserError(f"weights not available: put the ImageNet weights of {name} at {shown(data_dir()/'real'/'weights')}/{name}.pth")
-    return {**model_args, 'weights': str(path), **_vit(model, model_args)}
+    found = {}
+    if model_args.get('weights') == 'imagenet': found['weights'] = _published(start_name(model, model_args))
+    if model_args.get('vit') == 'timm': found['vit'] = _published(VIT)
+    return {**model_args, **found}
