@@ -444,10 +444,16 @@ def test_too_few_and_surplus_names_are_refused(parts, features, says, backbone):
     with pytest.raises(UserError, match=says) as e: small(parts, features=features, backbone=backbone)
     assert '\n' not in str(e.value) and e.value.code == 2
 
+def branching(m):
+    "timm's residual branches begin at zero: what is done in one would not be seen."
+    for k, p in m.backbone.net.named_parameters():
+        if k.endswith('bn2.weight'): nn.init.ones_(p)
+    return m
+
 @pytest.mark.parametrize('place', ('layer1.0', 'layer1.0.bn1', 'layer2.0.downsample', 'maxpool'))
 def test_any_module_that_gives_a_map_will_do(place):
     "By hand: the same ResNet, the module replaced by itself and the emphasis."
-    m = awake(('spatial',), backbone='resnet18', size=64, features=(place,)); x = clips(1)
+    m = branching(awake(('spatial',), backbone='resnet18', size=64, features=(place,))); x = clips(1)
     class And(nn.Module):
         def __init__(self, first, then): super().__init__(); self.first, self.then = first, then
         def forward(self, x): return self.then(self.first(x))
@@ -460,7 +466,7 @@ def test_any_module_that_gives_a_map_will_do(place):
     assert not torch.allclose(is_, plain, atol=1e-5) and m.backbone.widths[place] == (128 if place.startswith('layer2') else 64)
 
 def test_a_deep_place_is_trained_too():
-    m = small(backbone='resnet18', size=64, features=('layer1.0.bn1', 'layer1.1.conv2')).train()
+    m = branching(small(backbone='resnet18', size=64, features=('layer1.0.bn1', 'layer1.1.conv2'))).train()
     with warnings.catch_warnings(action='ignore'): m.loss(m(clips()), LABELS)['loss'].backward()
     assert all(getattr(m, p).templates.grad.abs().sum() > 0 for p in PARTS)
 
@@ -468,19 +474,42 @@ def test_a_deep_place_is_trained_too():
     ('resnet18', ['layer9'], 64, "features = 'layer9': is no module in 'resnet18'.*layer2"), ('resnet18', ['layer1.0.bn9'], 64, 'is no module'),
     ('resnet18', ['global_pool'], 64, r'gives \[1, 512\]'), ('resnet18', [''], 64, r'gives \[1, 512\]'),
     ('hrnet_w18_small', [], 64, "'stem': is no module.*such as conv1"), ('hrnet_w18_small', ['stage2'], 64, 'gives a list'),
-    ('selecsls42', [], 64, "'features.1': gives a list.*such as stem"), ('coat_lite_mini', ['serial_blocks1'], 64, 'is not run'),
-    ('convnext_atto', ['stages.0.blocks.0.norm'], 64, r'gives \[1, 16, 16, 40\]'), ('convnext_atto', ['stages.0.blocks.0.norm'], 160, r'gives \[1, 40, 40, 40\]'),
+    ('selecsls42', [], 64, "'features.1': gives a list.*such as stem"), ('coat_lite_mini', ['serial_blocks1'], 224, 'is not run'),
+    ('mambaout_femto', [], 64, r'gives \[1, 16, 16, 48\]'), ('mambaout_femto', [], 192, r'gives \[1, 48, 48, 48\], channels last'),
     ('convit_tiny', ['blocks.0.attn.attn_drop'], 224, 'attention of patches.*such as patch_embed.proj$'), ('botnet26t_256', [], 62, r'does not read 62 px \(\w'),
     ('resnet18', [], -4, 'size = -4'), ('resnet18.nonsense', [], 64, 'timm')])
 def test_places_that_give_no_map_are_refused_in_one_line(backbone, features, size, says):
     with pytest.raises(UserError, match=says) as e: small(('spatial',), backbone=backbone, features=features, size=size)
     assert '\n' not in str(e.value) and e.value.code == 2
 
-@pytest.mark.parametrize('backbone, features, size', [('hrnet_w18_small', ['conv1', 'layer1'], 64), ('selecsls42', ['stem.2', 'stem'], 64), ('convnext_atto', [], 160)])
+@pytest.mark.parametrize('backbone, features, size', [('hrnet_w18_small', ['conv1', 'layer1'], 64), ('selecsls42', ['stem.2', 'stem'], 64), ('convnext_atto', ['stages.0', 'stages.0.blocks.0'], 160)])
 def test_what_the_refusal_names_can_be_taken(backbone, features, size):
-    "The last: as many channels as rows and columns, where timm's own list says which is which."
+    "The last two give as many channels as rows and columns, in one place at least."
     m = small(backbone=backbone, features=features, size=size).eval()
     with warnings.catch_warnings(action='ignore'): assert m.predict(clips()).isfinite().all()
+
+class Square(nn.Module):
+    "Reads squares only; `twice` is run two times, `cube` gives as many channels as rows."
+    def __init__(self, listed):
+        super().__init__(); self.feature_info = [dict(module=k, num_chs=16) for k in listed]
+        self.first, self.twice, self.cube = nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1)
+    def forward(self, x):
+        if x.shape[2] != x.shape[3]: raise TypeError
+        return self.twice(self.cube(self.twice(self.first(x)))).mean((2, 3))
+
+@pytest.mark.parametrize('listed, features, says', [((), ('twice',), 'is run 2 times in .*such as first$'), ((), ('cube',), r'\[1, 16, 16, 16\], which may be channels last.*such as first$'),
+                                                    (('cube',), ('twice',), 'such as cube, first$'), ((), (), 'lists no usual ones.*such as first$'), (('cube', 'first'), (), None),
+                                                    (('cube',), (), None)])
+def test_a_network_that_reads_squares_only(listed, features, says, monkeypatch):
+    "Which is which cannot be tried there: timm's list is believed, and nothing else."
+    import timm
+    monkeypatch.setattr(timm, 'is_model', lambda name: True); monkeypatch.setattr(timm, 'create_model', lambda name, num_classes: Square(listed))
+    if not says: assert small(('spatial',), backbone='square', features=features, size=64).place == dict(spatial='cube')
+    else:
+        with pytest.raises(UserError, match=says) as e: small(('spatial',), backbone='square', features=features, size=64)
+        assert '\n' not in str(e.value) and e.value.code == 2
+    if listed == ('cube',):
+        with pytest.raises(UserError, match='one usual place, cube; name two'): small(backbone='square', size=64)
 
 def test_an_image_is_sent_through_once_and_leaves_nothing_behind():
     import timm
@@ -503,7 +532,7 @@ def unchanged(m, before): return all(torch.equal(v, before[k]) for k, v in m.sta
     (dict(m=3, n=2), 'm = 3 in the file, 4 here; n = 2 in the file, 3 here; '), (dict(m=5, n=4), 'm = 5 in the file, 4 here; n = 4 in the file, 3 here; '),
     (dict(m=3), 'model, m = 3 in the file, 4 here; 4 of'), (dict(n=2), 'model, n = 2 in the file, 3 here; 2 of'),
     (dict(combine='all'), 'model, combine = all in the file, groups here; 1 of'), (dict(share_positions=False), 'model, share_positions = False in the file, True here; 1 of'),
-    (dict(parts=PARTS[:1]), 'model, parts = spatial in the file, spatial+temporal here; '), (dict(grid=7, dim=48), 'model, patch|dim = 48 in the file, 96 here; .*grid = 7 in the file, 14 here')],
+    (dict(parts=PARTS[:1]), r'model, parts = spatial in the file, spatial\+temporal here; '), (dict(grid=7, dim=48), 'model, patch|dim = 48 in the file, 96 here; .*grid = 7 in the file, 14 here')],
     ids=str)
 def test_weights_of_other_options_are_told_and_none_is_loaded(other, told):
     m, file = small(seed=1), small(**{'parts': PARTS, **other}, seed=2).state_dict()

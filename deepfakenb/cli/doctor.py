@@ -169,9 +169,11 @@ def _file(path, use): return path.is_file(), f'{use}: {place(path)}' + ('' if pa
 def published() -> list[str]:
     "Names of the published weights that the papers' own columns start from."
     from deepfakenb.protocols.base import PAPERS, get
-    from deepfakenb.training.start import start_name
-    pairs = [(r, c) for p in PAPERS for t in get(p).tables.values() for r in t.rows for c in t.columns if r.model and not r.own and not c.own]
-    return sorted({start_name(r.model, {**c.args, **r.args}) for r, c in pairs})
+    from deepfakenb.training.start import VIT, start_name
+    cells = [c for p in PAPERS for t in get(p).tables.values() for c in t.cells('paper')]
+    absent = {c.reason.split(': ')[1] for c in cells if (c.reason or '').startswith('weights not available: ')}
+    there = {n for c in cells for s in c.specs[:1] for n in (*((start_name(s.model, s.model_args),) if s.model_args.get('weights') == 'imagenet' else ()), *((VIT,) if s.model_args.get('vit') == 'timm' else ()))}
+    return sorted(absent | there)
 
 def _published():
     from deepfakenb.training.start import imagenet_file

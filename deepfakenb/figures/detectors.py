@@ -78,26 +78,28 @@ def recall_figure(groups: dict # label -> {method: percent}
 # %% ../../nbs/84_figures.detectors.ipynb #cb01d7f5
 def worst(rows, # DataFrame of `tasks.detection.stacked`: video, method, label, a row a video
           scores # (R, N)
-         ) -> list[dict]: # method, video, score: one of each method, originals first
-    "The most confidently wrong video of each kind."
+         ) -> list[dict]: # method, video, score, wrong (is it judged wrongly at one half?): one of each method, originals first
+    "The video of each kind whose score is farthest from the truth."
     s, out = np.mean(np.atleast_2d(scores), 0), []
     label, method, video = (rows[k].to_numpy() for k in ('label', 'method', 'video'))
     wrong = np.where(label == 1, 1-s, s)
     for m in sorted(set(method), key=lambda m: (m != 'original', m)):
         k = max(np.flatnonzero(method == m), key=lambda i: (wrong[i], video[i]))
-        out.append(dict(method=str(m), video=str(video[k]), score=float(s[k])))
+        out.append(dict(method=str(m), video=str(video[k]), score=float(s[k]), wrong=bool((s[k] > .5) != (label[k] == 1))))
     return out
 
 def failures_figure(chosen: dict, # method of detection -> list of `worst`
                     picture # function (video) -> uint8 (S, S, 3)
                    ): # figure
-    "A row a method of detection, a column a kind of video."
+    "A row a method of detection, a column a kind of video; empty where no video of the kind is judged wrongly."
     columns = [w['method'] for w in next(iter(chosen.values()))]
     fig, axes = new_figure('double', .2+1.45*len(chosen), nrows=len(chosen), ncols=len(columns), squeeze=False)
     for line, (name, found) in zip(axes, chosen.items()):
         for ax, w in zip(line, found):
-            ax.imshow(picture(w['video'])); ax.set_xticks([]); ax.set_yticks([])
-            ax.set_title(('real' if w['method'] == 'original' else w['method'])+f"\nscore {w['score']:.2f}", fontsize=7, fontweight='normal')
+            ax.set_xticks([]); ax.set_yticks([]); ax.set_aspect('equal'); ax.grid(False)
+            if w['wrong']: ax.imshow(picture(w['video']))
+            else: ax.text(.5, .5, 'no error', transform=ax.transAxes, ha='center', va='center', fontsize=7, color=PALE)
+            ax.set_title(('real' if w['method'] == 'original' else w['method'])+(f"\nscore {w['score']:.2f}" if w['wrong'] else '\n'), fontsize=7, fontweight='normal')
             for side in ax.spines.values(): side.set_visible(False)
         line[0].set_ylabel(name, fontsize=7)
     return fig

@@ -7,6 +7,7 @@ __all__ = ['PARTS', 'names', 'number', 'check_options', 'options_of', 'same_opti
 # %% ../../nbs/41_models.longdistance.ipynb #33df89a5
 import os
 from collections.abc import Iterable
+from functools import cache
 from math import isqrt
 from numbers import Real
 import torch
@@ -105,16 +106,38 @@ def of_vit(state: dict, # names -> tensors of a vision transformer, timm's names
 # %% ../../nbs/41_models.longdistance.ipynb #5f8c86cd
 def _reason(e: Exception): return (str(e).splitlines() or [''])[0][:80].rstrip('.') or type(e).__name__
 
+def _tried(net: nn.Module, name: str, height: int, width: int # of an image of zeros, sent through once
+          ) -> tuple[tuple, dict]: # shape of the answer; module -> each time that it ran, the shape of what it gave, or what else that was
+    gave, hooks = {}, []
+    def told(o): return tuple(o.shape) if isinstance(o, Tensor) else f'a {type(o).__name__}'
+    net.eval()
+    try:
+        for k, m in net.named_modules(): hooks.append(m.register_forward_hook(lambda m, i, o, k=k: gave.setdefault(k, []).append(told(o))))
+        with torch.no_grad(): out = told(net(torch.zeros(1, 3, height, width)))
+    except Exception as e: # each network has its own way of saying no
+        raise UserError(f'backbone {name!r}: does not read {height} px ({_reason(e)}); choose another size or backbone', 2) from None
+    finally:
+        net.train()
+        for h in hooks: h.remove()
+    if len(out) == 2 and not isinstance(out, str): return out, gave
+    what = out if isinstance(out, str) else f'{list(out)}'
+    raise UserError(f'backbone {name!r}: gives {what}, no pooled features (B, C); choose another', 2)
+
 def _no_map(place: str, # name of a module
-            gives: list, # for each time that it ran, the shape of what it gave for one image, or what else that was
-            listed: int|None # channels that timm lists for it
+            gave: list, # by it
+            listed: int|None, # channels that timm lists for it
+            wide # () -> what each module gives for an image twice as wide, if the network reads one
            ) -> str: # why that is no map (B, C, H, W); '': it is one
-    if not gives: return 'is not run'
-    if len(gives) > 1: return f'is run {len(gives)} times'
-    s = gives[0]
+    if not gave: return 'is not run'
+    if len(gave) > 1: return f'is run {len(gave)} times'
+    s = gave[0]
     if isinstance(s, str): return f'gives {s}'
     if place.endswith(('attn_drop', 'softmax')): return 'gives attention of patches'
-    return '' if len(s) == 4 and s[0] == 1 and (s[1] == listed or s[1] != s[2] == s[3]) else f'gives {list(s)}'
+    if len(s) != 4 or s[0] != 1 or not (s[1] == listed or s[2] == s[3]): return f'gives {list(s)}'
+    if s[1] != s[2]: return ''
+    # as many channels as rows: (B, C, H, W), or (B, H, W, C)
+    try: return '' if wide()[place][0][:3] == s[:3] else f'gives {list(s)}, channels last'
+    except UserError: return '' if s[1] == listed else f'gives {list(s)}, which may be channels last'
 
 # %% ../../nbs/41_models.longdistance.ipynb #0d7f39ac
 class Guided(nn.Module):
@@ -141,35 +164,20 @@ class Guided(nn.Module):
         except Exception as e: raise UserError(f'backbone {name!r}: timm cannot make it ({_reason(e)}); choose another', 2) from None
         listed = {f['module']: f['num_chs'] for f in getattr(self.net, 'feature_info', ())}
         self.places = features or tuple(listed)[:2]
-        self.channels, gave = self._tried(name, size)
-        maps = [k for k in gave if k and not _no_map(k, gave[k], listed.get(k))]
-        maps = sorted(maps, key=lambda k: (k not in listed, k.count('.')))   # as they run, the usual ones first
-        remedy = f"choose what gives a map (B, C, H, W), such as {', '.join(maps[:5])}" if maps else 'choose a convolutional backbone'
+        (_, self.channels), gave = _tried(self.net, name, size, size)
+        wide = cache(lambda: _tried(self.net, name, size, 2*size)[1])
+        def why(p): return _no_map(p, gave.get(p, []), listed.get(p), wide) if p in modules else 'is no module'
         modules = dict(self.net.named_modules())
-        if not self.places: raise UserError(f'features = []: timm lists no usual ones of {name!r}; {remedy}', 2)
-        for p in self.places:
-            why = _no_map(p, gave.get(p, []), listed.get(p)) if p in modules else 'is no module'
-            if why: raise UserError(f'features = {p!r}: {why} in {name!r}; {remedy}', 2)
+        if bad := [p for p in self.places if why(p)] or not self.places:
+            order = sorted(gave, key=lambda k: (k not in listed, k.count('.')))   # the usual ones first, then as they run
+            maps = [k for k in order if k and not why(k)]
+            remedy = f"choose what gives a map (B, C, H, W), such as {', '.join(maps[:5])}" if maps else 'choose a convolutional backbone'
+            if not self.places: raise UserError(f'features = []: timm lists no usual ones of {name!r}; {remedy}', 2)
+            raise UserError(f'features = {bad[0]!r}: {why(bad[0])} in {name!r}; {remedy}', 2)
         self.widths = {p: gave[p][0][1] for p in self.places}
         if weights is not None:
             from deepfakenb.models.backbones import fit
             fit(self.net, {k: v for k, v in read_tensors(weights).items() if not k.startswith(('fc.', 'classifier.', 'head.'))}, shown(weights))
-    def _tried(self, name, size): # its width (not every timm model's `num_features` says it), what each module gave
-        gave, hooks, modules = {}, [], dict(self.net.named_modules())
-        def told(o): return tuple(o.shape) if isinstance(o, Tensor) else f'a {type(o).__name__}'
-        self.net.eval()
-        try:
-            for k, m in modules.items(): hooks.append(m.register_forward_hook(lambda m, i, o, k=k: gave.setdefault(k, []).append(told(o))))
-            with torch.no_grad(): out = told(self.net(torch.zeros(1, 3, size, size)))
-        except Exception as e: # each network has its own way of saying no
-            raise UserError(f'backbone {name!r}: does not read {size} px ({_reason(e)}); choose another size or backbone', 2) from None
-        finally:
-            self.net.train()
-            for h in hooks: h.remove()
-        if len(out) != 2 or isinstance(out, str):
-            what = out if isinstance(out, str) else list(out)
-            raise UserError(f'backbone {name!r}: gives {what}, no pooled features (B, C); choose another', 2)
-        return out[1], gave
     def forward(self, x: Tensor, # (B, 3, S, S)
                 change: dict # place -> function of its features
                ) -> Tensor: # (B, channels)

@@ -173,7 +173,10 @@ class ResNet3d(DetectorModel):
     name = 'resnet3d'
     level = 'clip'
     frames = None
-    start_name = ResNet2d.start_name
+    @classmethod
+    def start_name(cls, options): # torchvision's Kinetics weights, or a 2-D twin's
+        kinetics = options.get('stem') == 'r3d' and options.get('depth', 18) == 18 and options.get('width', 1.) == 1
+        return 'r3d_18' if kinetics else ResNet2d.start_name(options)
     def __init__(self, *, depth: int = 18, width: float = 1., # 10, 18, 34, 50; factor of all channels, above 0
                  placement: tuple|None = (), # stages 1 to 4, one non-local block behind each mention; () or None: no block
                  se: str|None = None, # squeeze-excitation behind every stage: over the 'clip' or each 'frame'

@@ -217,13 +217,14 @@ COPIES = {'.attn.': '.temporal_attn.', '.norm1.': '.temporal_norm1.'}   # spatia
 
 def from_vit(state: dict, # of a timm VisionTransformer with class token
              attention: str = 'divided', # of `ATTENTIONS`
-             frames: int = 8 # of the clips to be read
+             frames: int = 8, # of the clips to be read
+             what: str = 'state_dict' # for the message: the file
             ) -> dict: # names of `VideoTransformer` → tensors
     "An image network's weights as those of a TimeSformer that does not use time yet."
     choice('attention', attention, ATTENTIONS)
     _needed(frames=frames)
-    out = bare_names(state)
-    if 'cls_token' not in out: raise UserError('state_dict: a ViT without class token (cls_token); TimeSformer needs one')
+    out = bare_names(state, what)
+    if not isinstance(out.get('cls_token'), Tensor): raise UserError(f'{what}: a ViT without class token (cls_token); TimeSformer needs one')
     dim = out['cls_token'].shape[-1]
     out['time_embed'] = torch.zeros(1, frames, dim)
     if attention == 'divided':
@@ -238,7 +239,7 @@ def start(net: VideoTransformer, # to be filled; its classifier is kept
          ):
     "Fill a network of given options, embeddings stretched to its sizes; weights of another kind raise `UserError`."
     state, own = bare_names(state, what), net.state_dict()
-    if 'time_embed' not in state: state = from_vit(state, net.attention, net.time_embed.shape[1])
+    if 'time_embed' not in state: state = from_vit(state, net.attention, net.time_embed.shape[1], what)
     state = {k: x for k, x in state.items() if not k.startswith('head.')} | {k: own[k] for k in ('head.weight', 'head.bias')}
     time, places = state['time_embed'], state.get('pos_embed')
     if isinstance(time, Tensor) and time.dim() == 3: state['time_embed'] = stretched_time(time, own['time_embed'].shape[1], net.interpolation)

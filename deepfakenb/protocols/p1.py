@@ -72,7 +72,7 @@ def scale(preset, row, column, track) -> Scale|str:
     "What a cell of Tables 1, 2, 4 and 5 is trained with in a preset, or why it is not."
     if preset == 'paper':
         if column.own: return 'not in the paper'
-        if imagenet_file(column.args['backbone']) is None: return 'weights not available'
+        if imagenet_file(column.args['backbone']) is None: return f"weights not available: {column.args['backbone']}"
         return Scale(scaled_schedule(170), dict(preset='paper', size=256), args=dict(weights='imagenet'), needs_gpu=True)
     args = SMALL if column.own and row.model in TRANSFORMERS else {}
     if column.label == KEPT: return kept_scale(row, args, track) if preset == 'bench' else 'not in smoke'
@@ -96,7 +96,7 @@ def detector_scale(preset, row, column) -> Scale|str:
     if preset == 'paper':
         if column.own: return 'not in the paper'
         args = PAPER_NETWORK[row.model]
-        if imagenet_file(start_name(row.model, args)) is None: return 'weights not available'
+        if imagenet_file(start_name(row.model, args)) is None: return f'weights not available: {start_name(row.model, args)}'
         return Scale(scaled_schedule(170), dict(preset='paper', size=PAPER_SIZE.get(row.model, 256)), args=dict(args, weights='imagenet'), needs_gpu=True)
     if preset == 'smoke': return smoke(row, NARROW_DETECTORS[row.model], track) if column.own else 'not in smoke'
     if column.own: return Scale(one_rate(row.model, EPOCHS, bs=32, channels_last=True, **short(EPOCHS)), dict(preset='bench', size=128), args=NARROW_DETECTORS[row.model])

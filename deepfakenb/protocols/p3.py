@@ -41,7 +41,7 @@ def ranking_scale(preset, row, column) -> Scale|str:
         return made if isinstance(made, str) else replace(made, args={**like.args, **made.args})
     if preset == 'paper':
         if narrow: return 'not in the paper'
-        if imagenet_file(row.args['backbone']) is None: return 'weights not available'
+        if imagenet_file(row.args['backbone']) is None: return f"weights not available: {row.args['backbone']}"
         return Scale(scaled_schedule(170), dict(preset='paper', size=256), args=dict(weights='imagenet'), needs_gpu=True)
     if not narrow: return 'not in smoke' if preset == 'smoke' else Scale(p1.one_rate('seqfakeformer', 100), dict(preset='bench', size=128), seeds=(0, 1, 2), needs_gpu=True)
     whole = not set(row.args)-{'backbone'}
