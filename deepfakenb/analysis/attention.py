@@ -355,7 +355,7 @@ def concentrated(lines: list[dict] # of `tidy`, of one network
     said = [f'{what} in {_listed(by[k], "evener")}' for k, what in (('below', '**more concentrated** than on their originals'), ('above', '**more even**'), ('neither', 'undecided')) if by[k]]
     largest = max((abs(l['effect']) for l in by['below'] if l['effect'] is not None), default=0)
     size = f', by {number(largest, 2)} standard deviations of single maps at most'+(': too little to be seen in a picture' if largest < .2 else '') if by['below'] else ''
-    return f"Attention on forged faces, entropy forged minus real: {'; '.join(said)}. So the paper’s *more concentrated* is seen in {len(by['below'])} of {len(part)} maps{size}."
+    return f"Attention on forged faces, entropy forged minus real in percent of an even map’s: {'; '.join(said)}. So the paper’s *more concentrated* is seen in {len(by['below'])} of {len(part)} maps{size}."
 
 def moved(lines: list[dict] # of `tidy`, of one network
          ) -> str: # Markdown
@@ -372,11 +372,12 @@ def moved(lines: list[dict] # of `tidy`, of one network
 def kept_sheet(chapter, # `report.chapter.Chapter`
                id: str, # of the sheet
                runs, # finished runs that it shows
-               make # () -> `Sheet`
+               make, # () -> `Sheet`
+               what: str = '' # it shows, for the sentence that says why it is not here; default: the id
               ) -> list[dict]: # its lines; [] where there is none
     "Show the sheet that `make()` measures, and keep it where the chapter writes; where weights or pictures are missing, the kept one of the same runs, which stays as it is."
     from IPython.display import display
-    what, path = id.replace('_', ' '), chapter.kept.parent/'tables'/f'{id}.json'
+    what, path = what or id.replace('_', ' '), chapter.kept.parent/'tables'/f'{id}.json'
     if not runs or None in runs: chapter.hole(what, f'a run that it shows was not made; {chapter.how}'); return []
     try:
         for r in runs: r.weights()                                          # before anything is made

@@ -125,7 +125,8 @@ def fit(module: nn.Module, # to be filled
         state: dict, # names → tensors
         what: str # for the message: the file, or 'state_dict'
        ):
-    "Load weights strictly; missing, unknown or differently shaped names raise one-line `UserError`s that tell the first of them."
+    "Load weights strictly; missing, unknown or differently shaped names raise one-line `UserError`s that tell the first of them. A module that can say more has `check_state(state, what)`."
+    if hasattr(module, 'check_state'): module.check_state(state, what)
     own, wrong, remedy = module.state_dict(), f'{what}: weights of another model', 'choose the options it was trained with'
     def told(names): names = sorted(names); return ', '.join(names[:4]) + (f' and {len(names)-4} more' if len(names) > 4 else '')
     counters = {k for k in own if k.endswith('num_batches_tracked')}   # absent from old files
