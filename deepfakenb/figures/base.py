@@ -132,12 +132,12 @@ def save_figure(fig, # a matplotlib figure
     return path
 
 # %% ../../nbs/84_figures.base.ipynb #9a4d0967
-def figure_title(id: str # 'figure05', or 'figure_learning_curves' for one that no paper has
+def figure_title(id: str # 'figure05', 'figure05_maps' for a second one, or 'figure_learning_curves' for one that no paper has
                 ) -> str: # 'Figure 5', 'Learning curves'
     "How a caption begins."
     import re
-    m = re.fullmatch(r'figure0*(\d+)', id)
-    return f'Figure {m[1]}' if m else id.removeprefix('figure').strip('_').replace('_', ' ').capitalize()
+    m = re.fullmatch(r'figure0*(\d+)(?:_(\w+))?', id)
+    return f'Figure {m[1]}'+(f", {m[2].replace('_', ' ')}" if m[2] else '') if m else id.removeprefix('figure').strip('_').replace('_', ' ').capitalize()
 
 def show_figure(fig, # a matplotlib figure; closed afterwards
                 id: str, # 'figure09' …

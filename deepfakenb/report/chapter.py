@@ -11,7 +11,7 @@ from ..analysis.results import cells_of, table_ids
 from ..core import UserError, reports_dir, shown
 from ..figures.base import figure_title, picture_name, show_figure, theme
 from .sheet import write_sheet
-from ..protocols.base import get
+from ..protocols.base import PAPERS, get
 from .tables import build_table
 from ..runs.store import find
 
@@ -30,7 +30,7 @@ class Chapter:
         "The folder of this chapter's figures."
         return Path(self.out or reports_dir())/self.preset/self.paper/'figures'
     @property
-    def how(self) -> str: return f'deepfakenb reproduce --paper {self.paper} --preset {self.preset}'
+    def how(self) -> str: return f"deepfakenb reproduce {f'--paper {self.paper} ' if self.paper in PAPERS else ''}--preset {self.preset}"
     def cells(self, table: str) -> list: # of `analysis.results.Cell`
         "A table's cells with their finished runs."
         if table not in self._cells: self._cells[table] = cells_of(table, self.preset, self.out)[2]

@@ -321,7 +321,7 @@ def claims_html(folder: Path, rows: list[dict], pages: dict|None = None) -> str:
                    for p in PAPERS if (mine := [r for r in rows if r['no.'].startswith(p+'.')]))
     sides, _ = figures_of(folder/'claims'/'figures')
     gallery = f'<div class="gallery">{"".join(figure_html(s, "claims/figures") for s in sides)}</div>' if sides else ''
-    return f'<section><h2 id="claims">What holds?</h2><p>{e(claims_text(rows))} <a href="claims.csv">CSV</a></p>{each}{gallery}</section>'
+    return f'<section><h2 id="claims">What holds?</h2><p>{e(claims_text(rows))} <a href="claims.csv">CSV</a></p>{each}{sheets_html(sheets_of(folder, "claims")[0], "claims/tables")}{gallery}</section>'
 
 # %% ../../nbs/85_report.site.ipynb #980e45fa
 def build_index(folder: Path|str # <out>/<preset>, the folder's name is the preset
