@@ -42,9 +42,23 @@ class Chapter:
         return found[0] if found[0].runs else None
     def example(self, table: str, row: str, column: str): # a Run, or None
         "The run of the first seed, which figures show, of any paper's table; also where the table leaves it out, since its data differ from the column's."
-        planned = [c for c in get(table.split('_')[0]).table(table).cells(self.preset) if (c.row, c.column) == (row, column)]
-        if not planned: raise UserError(f'{table}: no cell of {row!r} at {column!r}')
-        return find(planned[0].specs[0], self.out) if planned[0].specs else None
+        protocol = get(table.split('_')[0])
+        def first(name):
+            planned = [c for c in protocol.table(name).cells(self.preset) if (c.row, c.column) == (row, column)]
+            return planned[0] if planned else None
+        if not (cell := first(table)): raise UserError(f'{table}: no cell of {row!r} at {column!r}')
+        run, again = find(cell.specs[0], self.out) if cell.specs else None, f'{protocol.paper}_shown'
+        if again not in protocol.extra or run and self.at_hand(run): return run
+        other = first(again)
+        return (find(other.specs[0], self.out) if other and other.specs else None) or run
+    @staticmethod
+    def at_hand(run) -> bool: # whether a run's weights are
+        return (run.path/run.spec.task.checkpoints[run.spec.task.default]).is_file()
+    def again(self, *runs) -> str: # for a caption: which of them are no table's
+        "A sentence on runs that were trained once more where the videos are, only to be looked at; '' where there are none."
+        mine = [r for r in runs if r and r.spec.paper == 'shown']
+        scores = ', '.join(f"{r.id} ({r.spec.task.measure('AUC', 'video').of_runs([r]).value:.1f})" for r in mine)
+        return f' Trained again to be looked at, on videos of other bytes than the table’s: {scores} (AUC).' if mine else ''
     def runs(self, table: str, column: str) -> dict[str, tuple]: # row -> its runs, one a seed
         "The finished runs of a column, rows without one left out."
         return {c.row: c.runs for c in self.cells(table) if c.column == column and c.runs}
@@ -71,7 +85,7 @@ def _drawn(self: Chapter, id: str, caption: str, runs, draw, weights: bool = Tru
         path = self.kept/picture_name(facts)
         if not path.is_file() or facts.get('runs') != sorted({r.id for r in runs}): return self.hole(figure_title(id), f'{why}')
         return display(Image(path.read_bytes(), alt=facts['alt']), Markdown(f"**{figure_title(id)}.** {facts['caption']} (Kept from when its weights were at hand.)"))
-    with theme(): self.keep(fig, id, caption, runs)
+    with theme(): self.keep(fig, id, caption+self.again(*runs), runs)
 
 def _forest(self: Chapter, table: str, column: str, id: str, metric: str = 'AUC', xlabel: str = 'AUC, %, with 95 % interval', more: str = ''):
     "The rows of a column with their intervals, as a figure."
