@@ -43,9 +43,7 @@ class Chapter:
     def example(self, table: str, row: str, column: str): # a Run, or None
         "The run of the first seed, which figures show, of any paper's table; also where the table leaves it out, since its data differ from the column's."
         protocol = get(table.split('_')[0])
-        def first(name):
-            planned = [c for c in protocol.table(name).cells(self.preset) if (c.row, c.column) == (row, column)]
-            return planned[0] if planned else None
+        def first(name): return next((c for c in protocol.table(name).cells(self.preset) if (c.row, c.column) == (row, column)), None)
         if not (cell := first(table)): raise UserError(f'{table}: no cell of {row!r} at {column!r}')
         run, again = find(cell.specs[0], self.out) if cell.specs else None, f'{protocol.paper}_shown'
         if again not in protocol.extra or run and self.at_hand(run): return run

@@ -56,7 +56,7 @@ class Table:
             low, high = min(self.visible.values()), max(self.visible.values())
             said.append(f"Smallest difference of two methods that could be seen: {number(low, 1)}{f' to {number(high, 1)}' if f'{high:.1f}' != f'{low:.1f}' else ''} percentage points." if high > .5 else f'Smallest difference of two methods that could be seen: {number(high, 2)}.')
         if self.preset == 'smoke': said.append('SMOKE RUNS ARE NOT MEANINGFUL: they show that the machinery works.')
-        if self.data == 'synthetic': said.append(f"Our data are synthetic (rendered faces), not the paper’s{': Δ compares data as much as methods' if delta else ''}.")
+        if self.data == 'synthetic': said.append(f"Our data are synthetic (rendered faces), not the paper’s{': Δ compares data as much as methods' if any(l['difference'] is not None and l['runs'] for l in self.lines) else '; Δ of costs has no data in it' if delta else ''}.")
         return ' '.join([*said, 'Validation selects the checkpoint; the test split is read once, at the end.'])
 
 # %% ../../nbs/83_report.tables.ipynb #55a40253
