@@ -599,6 +599,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'deepfakenb.core.keep_memory': ('core.html#keep_memory', 'deepfakenb/core.py'),
                                  'deepfakenb.core.object_hash': ('core.html#object_hash', 'deepfakenb/core.py'),
                                  'deepfakenb.core.own_dir': ('core.html#own_dir', 'deepfakenb/core.py'),
+                                 'deepfakenb.core.processor': ('core.html#processor', 'deepfakenb/core.py'),
                                  'deepfakenb.core.progress': ('core.html#progress', 'deepfakenb/core.py'),
                                  'deepfakenb.core.provenance': ('core.html#provenance', 'deepfakenb/core.py'),
                                  'deepfakenb.core.read_json': ('core.html#read_json', 'deepfakenb/core.py'),

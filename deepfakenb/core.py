@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['ROOT', 'UserError', 'data_dir', 'generated_dir', 'weights_dir', 'own_dir', 'reports_dir', 'shown', 'atomic',
            'write_json', 'read_json', 'object_hash', 'file_hash', 'seed_everything', 'device', 'keep_memory', 'commit',
-           'provenance', 'progress']
+           'processor', 'provenance', 'progress']
 
 # %% ../nbs/00_core.ipynb #40fc4eb5
 import contextlib, hashlib, json, os, platform, random, subprocess, sys, time
@@ -138,6 +138,15 @@ def commit() -> str: # short hash, with '+' where the work tree differs; 'unknow
     try: return git('rev-parse', '--short=12', 'HEAD') + ('+' if git('status', '--porcelain', '--', 'deepfakenb', 'nbs') else '')
     except (OSError, subprocess.CalledProcessError): return 'unknown'
 
+def processor() -> str: # 'AuthenticAMD family 25 model 17, AVX512'
+    "Maker and kind of the processor, and the instructions that torch uses on it: sums may be rounded otherwise on another kind."
+    import torch
+    path = Path('/proc/cpuinfo')
+    facts = dict(l.split(':', 1) for l in path.read_text().split('\n\n')[0].splitlines() if ':' in l) if path.is_file() else {}
+    said = {k.strip(): v.strip() for k, v in facts.items()}
+    kind = f"{said['vendor_id']} family {said.get('cpu family')} model {said.get('model')}" if 'vendor_id' in said else platform.machine()
+    return f'{kind}, {torch.backends.cpu.get_cpu_capability()}'
+
 def provenance() -> dict: # json-able; holds no path and no host name
     "Commit, versions, hardware and time of this moment."
     import importlib.metadata as md, torch
@@ -147,7 +156,7 @@ def provenance() -> dict: # json-able; holds no path and no host name
         except md.PackageNotFoundError: return None
     cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return dict(commit=commit(), python=platform.python_version(), versions={p: version(p) for p in packages if version(p)},
-                system=platform.system(), machine=platform.machine(), cpus=os.cpu_count(), threads=torch.get_num_threads(), gpu=cuda,
+                system=platform.system(), machine=platform.machine(), processor=processor(), cpus=os.cpu_count(), threads=torch.get_num_threads(), gpu=cuda,
                 time=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()))
 
 # %% ../nbs/00_core.ipynb #14a03198

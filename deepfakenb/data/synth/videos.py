@@ -10,7 +10,7 @@ from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 import torch
-from ...core import UserError, atomic, device as pick_device, file_hash, generated_dir, object_hash, progress, read_json, shown, weights_dir, write_json
+from ...core import UserError, atomic, device as pick_device, file_hash, generated_dir, object_hash, processor, progress, read_json, shown, weights_dir, write_json
 from ..codec import read_video, write_video
 from .people import hash_uniform
 from .motion import Acting, Clip, animate, film, take
@@ -158,7 +158,7 @@ def _finish(root: Path, plan, spec: dict):
     with atomic(root/'truth.parquet') as tmp: truth.to_parquet(tmp, index=False, compression='zstd')
     methods = Counter(f.method for f in plan.fakes)
     files = sum(len(v.outputs) for v in (*plan.reals, *plan.fakes)) + sum(bool(f.mask) for f in plan.fakes)
-    write_json(root/'dataset.json', dict(**spec, data_kind='synthetic', people=len(plan.people), reals=len(plan.reals), fakes=len(plan.fakes), methods=dict(methods), files=files, frames=len(truth)))
+    write_json(root/'dataset.json', dict(**spec, data_kind='synthetic', people=len(plan.people), reals=len(plan.reals), fakes=len(plan.fakes), methods=dict(methods), files=files, frames=len(truth), processor=processor()))
     shutil.rmtree(root/'.making', ignore_errors=True)
 
 def _prepare(root: Path, spec: dict) -> bool: # True where everything is there already
