@@ -67,7 +67,7 @@ def detector_scale(preset, row, column, seeds=(0, 1, 2), sizes: tuple = (64, 224
         if column.test is not None and column.test.film not in ('', 'CRF:40'): return 'not in smoke'
         return Scale(dict(rates(1e-3, 2), bs=8, steps=10), dict(preset='smoke', size=size, tested=2), args=args)
     train = dict(rates(epochs=6), bs=16) if clips else rates()
-    return Scale(train, dict(preset='laptop', size=size, **(dict(per_video=2, tested=3) if clips else {})), seeds=seeds, args=args)
+    return Scale(train, dict(preset='laptop', size=size, **(dict(per_video=row.data.get('per_video', 2), tested=3) if clips else {})), seeds=seeds, args=args)
 
 def two(*columns) -> tuple: # of Column
     "Each of the paper's columns, then its two-core twin."
