@@ -4642,6 +4642,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'deepfakenb/tasks/detection.py'),
                                             'deepfakenb.tasks.detection.every_method': ( 'tasks.detection.html#every_method',
                                                                                          'deepfakenb/tasks/detection.py'),
+                                            'deepfakenb.tasks.detection.left_over': ( 'tasks.detection.html#left_over',
+                                                                                      'deepfakenb/tasks/detection.py'),
                                             'deepfakenb.tasks.detection.level_scores': ( 'tasks.detection.html#level_scores',
                                                                                          'deepfakenb/tasks/detection.py'),
                                             'deepfakenb.tasks.detection.real_until_tested': ( 'tasks.detection.html#real_until_tested',

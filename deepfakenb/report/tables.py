@@ -236,9 +236,9 @@ def left_out(cells: list) -> str: # of `analysis.results.cells_of`; '' where no 
     for c in cells:
         for r in c.runs:
             facts = r.metrics.get('test', {}) if c.test is None else test_facts(r, c.test) or {}
-            if 'left_out' in facts: said[c.column] = max(said.get(c.column, (0, 0)), (facts['left_out'], facts['videos']))
+            if 'left_out' in facts: said[c.column] = max(said.get(c.column, (0, 0, [])), (facts['left_out'], facts['videos'], facts.get('without', [])))
     if not said: return ''
-    some = [f'{n} of {total} videos ({column})' for column, (n, total) in said.items() if n]
+    some = [f"{n} of {total} videos ({column}{': '+', '.join(names) if 0 < len(names) <= 3 else ''})" for column, (n, total, names) in said.items() if n]
     return f"Left out, since no face was found or they are too short: {', '.join(some) or 'no video'}."
 
 def build_table(table_id: str, # 'p1_table1' …
