@@ -3969,6 +3969,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'deepfakenb/protocols/base.py'),
                                            'deepfakenb.protocols.base.Protocol._cells': ( 'protocols.base.html#protocol._cells',
                                                                                           'deepfakenb/protocols/base.py'),
+                                           'deepfakenb.protocols.base.Protocol.in_order': ( 'protocols.base.html#protocol.in_order',
+                                                                                            'deepfakenb/protocols/base.py'),
                                            'deepfakenb.protocols.base.Protocol.runs': ( 'protocols.base.html#protocol.runs',
                                                                                         'deepfakenb/protocols/base.py'),
                                            'deepfakenb.protocols.base.Protocol.table': ( 'protocols.base.html#protocol.table',

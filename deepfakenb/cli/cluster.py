@@ -5,7 +5,7 @@ __all__ = ['app', 'ENDED', 'AGAIN', 'command', 'how_of', 'workflow_of', 'interru
            'finish', 'data_to_itself', 'opened', 'run', 'chapter']
 
 # %% ../../nbs/89_cli.cluster.ipynb #1b36be3a
-import contextlib, os, signal, time
+import contextlib, os, signal, threading, time
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
@@ -84,6 +84,7 @@ def workflow_of(preset, papers, table, how, gpus, out): # `Workflow`
 def interruptible():
     "SIGTERM is taken as Ctrl-C, so that jobs are ended in order."
     def raised(*_): raise KeyboardInterrupt
+    if threading.current_thread() is not threading.main_thread(): yield; return   # signals are the main thread's; a notebook may run in another
     before = signal.signal(signal.SIGTERM, raised)
     try: yield
     finally: signal.signal(signal.SIGTERM, before)

@@ -117,9 +117,12 @@ class Protocol:
         every = {**self.tables, **self.extra}
         if name not in every: raise UserError(f"table {name!r}: {self.paper} has {', '.join(every)}", 2)
         return every[name]
-    def _cells(self, preset: str, table: str|None, row: str|None) -> list[Cell]:
+    def in_order(self) -> list[TableSpec]:
+        "The tables as they are trained."
         first = {t: k for k, t in enumerate(self.order)}
-        tables = [self.table(table)] if table else sorted(self.tables.values(), key=lambda t: first.get(t.id, len(first)))
+        return sorted(self.tables.values(), key=lambda t: first.get(t.id, len(first)))
+    def _cells(self, preset: str, table: str|None, row: str|None) -> list[Cell]:
+        tables = [self.table(table)] if table else self.in_order()
         names = list(dict.fromkeys(r.label for t in tables for r in t.rows))
         if row and row not in names: raise UserError(f"row {row!r}: {_nearest(row, names)}{f'; nbs/{self.notebook} shows the rows' if self.notebook else ''}", 2)
         return [c for t in tables for c in t.cells(preset) if row in (None, c.row)]

@@ -81,7 +81,7 @@ def derive(papers=PAPERS, # 'p1' …
     for paper in papers:
         p = get(paper)
         ids = chapters.setdefault(paper, {})
-        for t in [p.table(table)] if table else p.tables.values():
+        for t in [p.table(table)] if table else p.in_order():
             for spec, test, gpu in _needed(t, preset, gpus):
                 ids[spec.id] = True
                 entry = wanted.setdefault(spec.id, dict(spec=spec, tests={}, gpu=False))

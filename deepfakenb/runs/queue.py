@@ -31,7 +31,7 @@ def wanted_runs(preset: str = 'bench', # 'bench' or 'smoke'
     if preset not in ('smoke', 'bench'): raise UserError(f"--preset {preset}: choose 'bench' or 'smoke'; 'paper' reads real data, which no lease carries", 2)
     papers = [table.split('_')[0]] if table else PAPERS
     found, tests = {}, {}
-    for place, (name, t) in enumerate((n, t) for p in papers for n, t in ({table: get(p).table(table)} if table else get(p).tables).items()):
+    for place, (name, t) in enumerate((n, t) for p in papers for n, t in ([(table, get(p).table(table))] if table else [(t.id, t) for t in get(p).in_order()])):
         rows, columns = ({x.label: x for x in part} for part in (t.rows, t.columns))
         for c in t.cells(preset):
             if not c.specs: continue
