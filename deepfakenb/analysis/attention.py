@@ -398,7 +398,7 @@ def kept_sheet(chapter, # `report.chapter.Chapter`
                what: str = '' # it shows, for the sentence that says why it is not here; default: the id
               ) -> list[dict]: # its lines; [] where there is none
     "Show the sheet that `make()` measures, kept where the chapter writes; without weights or pictures the kept one of the same runs, which stays as it is."
-    from IPython.display import display
+    from IPython.display import Markdown, display
     what, path = what or id.replace('_', ' '), chapter.kept.parent/'tables'/f'{id}.json'
     if not runs or None in runs: chapter.hole(what, f'a run that it shows was not made; {chapter.how}'); return []
     try:
@@ -408,6 +408,6 @@ def kept_sheet(chapter, # `report.chapter.Chapter`
         sheet = read_sheet(path) if path.is_file() else None
         if sheet is None or set(sheet.runs) != {r.id for r in runs}: chapter.hole(what, f'{why}'); return []
         display(sheet)
-        return list(sheet.lines)
-    chapter.sheet(sheet)
+    else: chapter.sheet(sheet)
+    if said := chapter.again(*runs): display(Markdown(said.strip()))
     return list(sheet.lines)

@@ -130,7 +130,7 @@ def _hollow(spec): # a network as the run has it, untrained, and one sample
 def cost_of(spec # a `RunSpec` of a detector
            ) -> float: # millions of multiply-adds, for one sample as the run reads it
     "What one answer costs."
-    from deepfakenb.models.base import multiply_adds
+    from deepfakenb.layers.observed import multiply_adds
     return multiply_adds(*_hollow(spec))/1e6
 
 def prices(spec, seconds: float = .5 # of timing

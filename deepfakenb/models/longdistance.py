@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from ..core import UserError, shown
-from ..layers.attention import choice
-from ..layers.longdistance import Emphasis, LongDistance, whole, with_residuals
+from ..layers.attention import choice, whole
+from ..layers.longdistance import Emphasis, LongDistance, with_residuals
 from .backbones import read_tensors
 from .base import DetectorModel
 from .xception import XCEPTIONS, Xception

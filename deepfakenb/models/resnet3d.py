@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from ..core import UserError, shown
-from ..layers.attention import choice
+from ..layers.attention import choice, whole
 from ..layers.nonlocal3d import NonLocal
 from ..layers.squeeze import SqueezeExcitation
 from .backbones import fit, read_tensors
@@ -136,11 +136,10 @@ def _start(model, weights: str): # of a file
     fit(model.backbone, inflated(state, body), what)
 
 # %% ../../nbs/50_models.resnet3d.ipynb #7d20b3e9
-def _checked(width, dropout, **whole): # refuse numbers that cannot be
+def _checked(width, dropout, **counts): # refuse numbers that cannot be
     if not isinstance(width, (int, float)) or not 0 < width < float('inf'): raise UserError(f'width = {width!r}: must be positive', 2)
     if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1: raise UserError(f'dropout = {dropout!r}: from 0 to below 1', 2)
-    for name, n in whole.items():
-        if not isinstance(n, int) or n < 1: raise UserError(f'{name} = {n!r}: a whole number from 1 is needed', 2)
+    for name, n in counts.items(): whole(name, n)
 
 def _stages(placement) -> list: # of stages
     if placement is None: return []

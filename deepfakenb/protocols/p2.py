@@ -43,7 +43,7 @@ WIDE = dict(paper=398, bench=230)   # px that our full-width network reads
 def part_scale(preset, row, column, size: int|None = None): # size: px, where a column asks for one
     "The detectors' scale for our columns; for the paper's columns its size, and for our network its schedule and start."
     if column.own: return detector_scale(preset, row, column) if size is None else detector_scale(preset, row, column, sizes=(size, size))
-    if row.own and row.data.get('size'): return 'at full width it is the row without the size'
+    if row.label == SAME_SIZE.label: return 'at full width it is the row without the size'
     mine = row.model == 'long-distance'
     if mine and preset == 'paper' and imagenet_file(VIT) is None: return f'weights not available: {VIT}'
     made = detector_scale(preset, replace(row, args={**row.args, 'weights': None}) if mine else row, column, sizes=(64, size or (398 if preset == 'paper' else 224)))
@@ -81,7 +81,8 @@ def cost(preset, row, column, metric): # -> function () -> Estimate, or None
     if column.label != 'Computation cost' or not row.model: return None
     def measured():
         import torch
-        from deepfakenb.models.base import build_model, multiply_adds
+        from deepfakenb.layers.observed import multiply_adds
+        from deepfakenb.models.base import build_model
         model = build_model(row.model, **row.args).eval()
         if metric == 'Params (M)': value = sum(p.numel() for p in model.parameters())/1e6
         else: value = multiply_adds(model, torch.zeros(1, model.frames or 1, 3, 398, 398))/1e9
