@@ -11,7 +11,7 @@ from pathlib import Path
 from ..core import ROOT, UserError, generated_dir, object_hash, progress, read_json, write_json
 from ..protocols.base import PAPERS, Scale, get
 from .spec import RunSpec
-from ..training.speed import COUNTING, Machine, operations
+from ..training.speed import Machine, operations
 
 # %% ../../nbs/83_runs.queue.ipynb #fccbc323
 @dataclass
@@ -68,7 +68,7 @@ class Known:
         return self.counts.get(_key(spec)) or GUESS[spec.task.unit]
     def operations_of(self, *what) -> float: # (model, options, size, frames)
         "Looked up, or counted."
-        name = object_hash([COUNTING, *what])
+        name = object_hash(list(what))
         if name not in self.operations: self.operations[name] = operations(*what)
         return self.operations[name]
 
