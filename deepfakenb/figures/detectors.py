@@ -133,16 +133,20 @@ def cost_of(spec # a `RunSpec` of a detector
     from deepfakenb.layers.observed import multiply_adds
     return multiply_adds(*_hollow(spec))/1e6
 
-def prices(spec, seconds: float = .5 # of timing
-          ) -> dict: # cost: millions of multiply-adds; memory: megabytes above the weights; rate: answers a second, on one core of this machine
-    "What one answer takes."
-    import torch
-    from deepfakenb.training.speed import allocated, timed
-    model, x = _hollow(spec)
-    answer, threads = torch.no_grad()(lambda: model(x)), torch.get_num_threads()
+def prices(specs, rounds: int = 15 # of `RunSpec`s; of timing
+          ) -> list[dict]: # cost: millions of multiply-adds; memory: megabytes above the weights; rate: answers a second, on one core of this machine
+    "What one answer of each network takes. They take turns, and the least processor time counts: whatever else the machine does only adds to it."
+    import time, torch
+    from deepfakenb.training.speed import allocated
+    answers = [torch.no_grad()(lambda m=m, x=x: m(x)) for m, x in map(_hollow, specs)]
+    threads, least = torch.get_num_threads(), [np.inf]*len(answers)
     torch.set_num_threads(1)
-    try: return dict(cost=cost_of(spec), memory=allocated(answer)/1e6, rate=1/timed(answer, 'cpu', seconds))
+    try:
+        for _ in range(rounds):
+            for k, answer in enumerate(answers):
+                began = time.process_time(); answer(); least[k] = min(least[k], time.process_time()-began)
     finally: torch.set_num_threads(threads)
+    return [dict(cost=cost_of(s), memory=allocated(a)/1e6, rate=1/t) for s, a, t in zip(specs, answers, least)]
 
 def front(points: list[tuple[float, float]] # (cost, score)
          ) -> list[int]: # indices, the cheapest first
