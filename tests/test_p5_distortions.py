@@ -21,10 +21,10 @@ def run(tmp_path_factory):
 def test_level_0_is_the_undistorted_test(run):
     "The same answers by two ways: no distortion at all, and each kind at level 0."
     task, model = run.spec.task, run.model()
-    clean, facts, _ = task.test(run.spec, model, TestSpec(), torch.device('cpu'))
+    clean, facts, _ = task.test(run.spec, dict(best=model), TestSpec(), torch.device('cpu'))
     for code in ('GB', 'GNC', 'VC'):
         for variant in VARIANTS:
-            answers, same, _ = task.test(run.spec, model, TestSpec(distortion=f'{code}:0', variant=variant), torch.device('cpu'))
+            answers, same, _ = task.test(run.spec, dict(best=model), TestSpec(distortion=f'{code}:0', variant=variant), torch.device('cpu'))
             assert np.array_equal(answers.margin, clean.margin) and answers.video.tolist() == clean.video.tolist() and same == facts, (code, variant)
     assert distorted_test('GB', 0, on='').id == TestSpec().id and distorted_test('GB', 0, 'official').id == distorted_test('VC', 0).id
 

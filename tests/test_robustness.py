@@ -18,9 +18,11 @@ from deepfakenb.models.checkpoints import save_model
 from deepfakenb.models.base import build_model
 from deepfakenb.protocols.base import get
 from deepfakenb.tasks.sequence import ids, split_predictions
-from deepfakenb.analysis.robustness import DISTORTIONS, conditions, curves, distort, measure, robustness, row_counts
+from deepfakenb.analysis.robustness import condition_test, conditions, curves, measure, robustness, row_counts
 from deepfakenb.analysis.robustness import read_robustness, robustness_file, test_sample as images_of, write_robustness
+from deepfakenb.data.distorted import DISTORTIONS, distort
 from deepfakenb.report.sheet import write_sheet
+from deepfakenb.runs.spec import TestSpec
 from seqdata import tiny
 from deepfakenb.tasks import sequence
 
@@ -75,6 +77,36 @@ def test_measured_once_resumed_and_equal_to_the_record(world, monkeypatch):
     mine = again[again['run'] == first.id].sort_values(key, ignore_index=True)
     assert len(again) == 84 and mine['right'].map(list).tolist() == got.sort_values(key, ignore_index=True)['right'].map(list).tolist()   # the same counts again
     assert {l['row'] for l in curves(again, dict(a=[first], b=[made['multi-cls']]), 8)} == {'a', 'b'}
+
+
+def test_a_condition_is_a_further_test_set_of_the_house(world, monkeypatch):
+    here, data, made = world
+    run, file = made['seqfakeformer'], here/'conditions.parquet'
+    assert measure([run], file, limit=8, device='cpu') == {}
+    got = {c: row_counts(read_robustness(file), [run], c, 8) for c in ('fixed', 'adaptive')}
+    for c in (('clean', 0), ('jpeg', 5), ('blur', 3), ('noise', 5)):
+        test = condition_test(*c, limit=8)
+        with pytest.raises(UserError, match='not tested on'): run.tested(test)
+        assert run.add_test(test, 'cpu')['fingerprint'] == data.fingerprint() and (run.path/'tests'/f'{test.id}.parquet').is_file()
+        rows = run.tested(test)
+        assert list(rows['file']) == list(images_of(run, 8)['file']) and rows['label'].map(list).tolist() == images_of(run, 8)['label'].map(list).tolist()
+        for checkpoint, metric in (('fixed', 'Fixed-Acc'), ('adaptive', 'Adaptive-Acc')):
+            right, slots = (x[0] for x in got[checkpoint][c])
+            assert rows[f'{checkpoint}_correct'].tolist() == right.tolist() and rows[f'{checkpoint}_slots'].tolist() == slots.tolist(), c
+            e = run.spec.task.measure(metric).of_runs([run], test)
+            assert abs(e.value-100*right.sum()/slots.sum()) < 1e-9 and e.images == 8
+            assert run.spec.task.measure(metric).difference([run], [run], test).mean == 0
+    with monkeypatch.context() as m:                                                # what is on record is not asked again
+        m.setattr(runs.Run, 'model', lambda *a: 1/0)
+        assert run.add_test(condition_test('blur', 3, 8), 'cpu')['images'] == 8
+    def asked(**test): return run.spec.task.test(run.spec, {c: run.model(c) for c in ('fixed', 'adaptive')}, TestSpec(**test), torch.device('cpu'))[0]
+    clean, noisy = asked(limit=8), asked(limit=8, distortion='noise:5', variant='pictures')
+    assert clean['probabilities_fixed'].map(list).tolist() != noisy['probabilities_fixed'].map(list).tolist()        # the pictures were spoiled
+    assert len(asked(split='val', size=96)) == len(data.split('val'))
+    for wrong, says in ((dict(dataset='celebdf'), "dataset = 'celebdf': means nothing for pictures"), (dict(order='reversed'), "order = 'reversed'"), (dict(split='tset'), "split = 'tset'"),
+                        (dict(distortion='jpeg', variant='pictures'), 'its level is missing'), (dict(distortion='fog:1'), 'fog')):
+        with pytest.raises(UserError) as e: run.add_test(TestSpec(**wrong), 'cpu')
+        assert says in str(e.value) and '\n' not in str(e.value) and e.value.code == 2
 
 
 def test_another_model_under_the_same_name_is_refused(world, monkeypatch):

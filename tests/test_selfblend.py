@@ -185,7 +185,7 @@ def test_no_forgery_before_the_test(folder):
     n = len(SEEN); usual = spec(self_blended=False); task.fit(usual, task.open(usual.data, folder/'set'), folder/'b', device)
     assert max(g for g, *_ in SEEN[n:]) > .3, 'the usual training shows them: this test can fail'
     model = load_model(folder/'a'/'best_best.safetensors')
-    frame, _, fingerprint = task.test(s, model, TestSpec(split='val'), device, folder/'set')
+    frame, _, fingerprint = task.test(s, dict(best=model), TestSpec(split='val'), device, folder/'set')
     assert set(frame.method) == {'original', 'FaceSwap'} and fingerprint == opened.fingerprint()
 
 

@@ -6,7 +6,7 @@ __all__ = ['MARKERS', 'STYLES', 'row_style', 'row_names', 'draw_points', 'legend
 # %% ../../nbs/84_figures.robustness.ipynb #3e4add3b
 import numpy as np
 from .base import FOOT, WIDTH, new_figure, palette
-from ..analysis.robustness import DISTORTIONS, LEVELS, distort
+from ..data.distorted import DISTORTIONS, LEVELS, distort
 
 MARKERS, STYLES = 'osD^vP*X<>', ('-', '--', ':')
 

@@ -2,8 +2,9 @@
 
 # %% auto #0
 __all__ = ['PLAIN', 'SE', 'XCEPTION', 'MESO', 'METHODS', 'C23', 'METRICS', 'CHUNKED', 'ALL', 'ORDERS', 'TIME', 'EVERY', 'LONG',
-           'PRINTED', 'KINETICS', 'FOUR', 'PLACEMENTS', 'SE_IDENTITY', 'TABLES', 'CONFLICT_TABLE', 'SHOWN', 'protocol',
-           'clip_row', 'nl', 'settings', 'alone', 'video_scale', 'held_out', 'timesformer', 'pretrained_scale', 'once']
+           'DIFFER', 'SIXTEEN', 'PRINTED', 'KINETICS', 'FOUR', 'PLACEMENTS', 'SE_IDENTITY', 'TABLES', 'CONFLICT_TABLE',
+           'SHOWN', 'protocol', 'clip_row', 'nl', 'settings', 'alone', 'video_scale', 'held_out', 'timesformer',
+           'pretrained_scale', 'once']
 
 # %% ../../nbs/82_protocols.p4.ipynb #fd00b7e1
 from dataclasses import replace
@@ -32,12 +33,14 @@ ORDERS = {'first frame repeated': 'repeated', 'frames shuffled': 'shuffled', 'fr
 TIME = tuple(Column(k+CORES, data=C23, own=True, test=TestSpec(order=o), metrics=('AUC',)) for k, o in ORDERS.items())
 EVERY = Column('probabilities averaged over every clip of a chunk'+CORES, data=C23, own=True, test=CHUNKED)
 LONG = Row('3D ResNet (clips of 16 frames)', 'resnet3d', data=dict(frames=16, per_video=1), own=True, train=dict(epochs=8, drop_epochs=[5, 7]))   # as many frames an epoch as the other rows
+DIFFER = replace(LONG, label='3D ResNet (clips of 16 frames, difference start)', args=dict(inflation='difference'))
+SIXTEEN = LONG.label, DIFFER.label
 PRINTED = {'resnet3d': dict(size=112, frames=16), 'timesformer': dict(size=224, frames=8), 'motion-statistic': dict(size=112, frames=16)}   # what the paper's columns read; others read frames of 224 px
 KINETICS = dict(stem='r3d', pooled=4)   # options of a 3D ResNet that Kinetics' published weights fit; non-local keys are pooled, since that stem leaves 50,176 positions behind stage 1
 def video_scale(preset, row, column):
     "The detectors' scale for our columns, the paper's own protocol for its columns; a smoke video is one chunk of two clips, of which two are read anyway."
-    if row.label == LONG.label and not column.own: return 'the row without the number of frames reads sixteen there'
-    if column.own: return 'not in smoke' if preset == 'smoke' and (column is EVERY or row.label == LONG.label) else detector_scale(preset, row, column)
+    if row.label in SIXTEEN and not column.own: return 'the row without the number of frames reads sixteen there'
+    if column.own: return 'not in smoke' if preset == 'smoke' and (column is EVERY or row.label in SIXTEEN) else detector_scale(preset, row, column)
     published = KINETICS if preset == 'paper' and row.model == 'resnet3d' else {}
     made = detector_scale(preset, replace(row, args={**row.args, **published}), column)
     if isinstance(made, str): return made
@@ -71,7 +74,7 @@ def pretrained_scale(preset, row, column):
     return replace(made, args=args) if start_file(row.model, {**row.args, **args}).is_file() else 'no start of our own fits TimeSformer yet: nbs/experiments/warm_start.ipynb makes it'
 
 TABLES = (
-    _table(1, 'All four manipulations', (MESO, XCEPTION, PLAIN, clip_row('3D ResNet (with SE)', **SE), nl('3D ResNet (non-local 1,2,4)', 1, 2, 4), nl('3D ResNet (non-local 4,4)', *FOUR), nl('3D ResNet (non-local 1,2,3,4)', 1, 2, 3, 4), timesformer('TimeSformer'), SE_IDENTITY, LONG), (*ALL, *TIME, EVERY, *controls(**C23))),
+    _table(1, 'All four manipulations', (MESO, XCEPTION, PLAIN, clip_row('3D ResNet (with SE)', **SE), nl('3D ResNet (non-local 1,2,4)', 1, 2, 4), nl('3D ResNet (non-local 4,4)', *FOUR), nl('3D ResNet (non-local 1,2,3,4)', 1, 2, 3, 4), timesformer('TimeSformer'), SE_IDENTITY, LONG, DIFFER), (*ALL, *TIME, EVERY, *controls(**C23))),
     _table(2, 'Where non-local blocks are placed, one manipulation at a time', tuple(nl(f'3D ResNet (Non-local {k})', *p) for k, p in PLACEMENTS.items()), settings(alone)),
     _table(3, 'TimeSformer: joint and dissociated', (timesformer('TimeSformer (Joint)'), timesformer('TimeSformer (Dissociated)', 'divided')), settings(alone)),
     _table(4, 'One manipulation at a time', (MESO, XCEPTION, PLAIN, clip_row('3D ResNet (SE)', **SE), nl('3D ResNet (non-local 1,2,3,4)', 1, 2, 3, 4), timesformer('TimeSformer')), settings(alone)),

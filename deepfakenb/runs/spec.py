@@ -75,11 +75,11 @@ class TestSpec:
     splits: str = ''         # which published way of splitting, e.g. 'ffpp' for DeeperForensics
     distortion: str = 'std'  # of `data.perturbations.recipe_of`: 'sing', 'GB:3', …
     film: str = ''           # the same, or 'CRF:34' (encoded anew), but done to the whole film before a face is looked for (`data.perturbations.spoil_film`)
-    variant: str = 'repaired' # of the distortions: 'repaired' or 'official'
+    variant: str = 'repaired' # of the distortions: 'repaired' or 'official'; 'pictures': the four of `data.distorted`, e.g. 'jpeg:3'
     order: str = 'filmed'    # of a clip's frames: 'filmed', 'repeated' (the first one), 'shuffled', 'reversed'
     stride: int = 0          # distance of a clip's frames, in strides of the training: 2 is twice as far apart; 0: as trained
     size: int = 0            # pixels; 0: the training's
-    limit: int = 0           # videos of each manipulation; 0: all
+    limit: int = 0           # videos of each manipulation, or pictures in all; 0: all
     reading: str = 'spread'  # of a video: clips 'spread' over it as in training; its 'chunks', whole; all 'clips' of its chunks; three 'crops' of the middle clip
     average: str = 'probabilities' # of a video's samples; or 'logits'
     @cached_property
@@ -97,8 +97,8 @@ class TestSpec:
     @property
     def title(self) -> str:
         "What is different, in words."
-        distorted = self.distortion if self.variant == 'repaired' else f'{self.distortion} as the published program does it'
+        distorted = self.distortion+dict(official=' as the published program does it', pictures=' (of pictures)').get(self.variant, '')
         said = [self.dataset, '+'.join(self.methods), '+'.join(self.compression), self.split if self.split != 'test' else '', f'lists of {self.splits}' if self.splits else '',
                 distorted if self.distortion != 'std' else '', f'whole films {self.film}' if self.film else '', f'{self.order} frames' if self.order != 'filmed' else '', f'frames {self.stride} times as far apart' if self.stride else '',
-                f'{self.size} px' if self.size else '', f'{self.limit} videos of each kind' if self.limit else '', READINGS.get(self.reading, self.reading), 'logits averaged' if self.average == 'logits' else '']
+                f'{self.size} px' if self.size else '', (f'{self.limit} pictures' if self.variant == 'pictures' else f'{self.limit} videos of each kind') if self.limit else '', READINGS.get(self.reading, self.reading), 'logits averaged' if self.average == 'logits' else '']
         return ', '.join(s for s in said if s) or 'as trained'

@@ -155,7 +155,7 @@ def add_test(self, test: TestSpec, device=None, root=None) -> dict: # facts
     "Test the run on a further set and keep the answers; nothing is done where they are there."
     from deepfakenb.core import device as find_device
     if (facts := test_facts(self, test)) is not None: return facts
-    answers, facts, fingerprint = self.spec.task.test(self.spec, self.model(), test, device or find_device(), root)
+    answers, facts, fingerprint = self.spec.task.test(self.spec, {c: self.model(c) for c in self.spec.task.checkpoints}, test, device or find_device(), root)
     facts = dict(facts, test=asdict(test), fingerprint=fingerprint, weights=self.weights_hash(), version=self.spec.task.version)
     save_answers(self.spec.task, self.path/'tests'/f'{test.id}.parquet', answers, facts)
     return facts

@@ -117,8 +117,8 @@ class Task(ABC):
         if len(scores) < 3 or scores.isna().any(): return None
         gain = float(max(scores.max()-scores.iloc[:-(len(scores)//3)].max(), 0))
         return dict(gain=gain, half=half, still=gain > half)
-    def test(self, spec, model, test, device, root=None) -> tuple: # predictions, facts
-        "What a trained model says of another test set."
+    def test(self, spec, models: dict, test, device, root=None) -> tuple: # predictions, facts, fingerprint of what was read
+        "What a run's models, one a checkpoint, say of another test set (`runs.spec.TestSpec`)."
         raise UserError(f'{self.name}: has no further test sets', 2)
 
 def task_named(kind: str # of `KINDS`

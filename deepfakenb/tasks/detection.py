@@ -409,10 +409,10 @@ class Detection(VideoTask):
     def watched(self, run):
         known = run.metrics['val']['video']
         return run.history['auc'], scores_of.half_width(run.history['auc'].max(), known['n'], known['fakes'])
-    def test(self, spec, model, test, device, root=None):
+    def test(self, spec, models, test, device, root=None):
         data = {**test.data(spec.data), 'self_blended': False}        # whatever it learned from: a test set is what it is
         opened = self.open(data, root, **(dict(film=test.film, variant=test.variant, split=test.split) if test.film else {}))
-        return *self.answer(spec, model.to(device), opened, data, test.split, device, test), opened.fingerprint()
+        return *self.answer(spec, models['best'].to(device), opened, data, test.split, device, test), opened.fingerprint()
     def change(self, runs, metric, a, b=None): # Interval, percentage points
         "What a test set does to runs: videos of `a` minus `b` (`TestSpec`s, None: as trained), where both have them."
         return changed(runs, metric, a, b)
