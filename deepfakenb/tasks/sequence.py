@@ -3,7 +3,8 @@
 # %% auto #0
 __all__ = ['STEPS', 'CHECKPOINTS', 'GUESSES', 'MEASURES', 'RANKING', 'ASKED', 'task', 'SeqData', 'prediction_frame',
            'write_predictions', 'read_predictions', 'sequence_scores', 'split_predictions', 'ids', 'counts',
-           'sequence_measure', 'label_measure', 'difference', 'order_measure', 'test_rows', 'answers_to', 'Sequence']
+           'sequence_measure', 'label_measure', 'difference', 'order_measure', 'test_rows', 'answers_to', 'tested_on',
+           'Sequence']
 
 # %% ../../nbs/78_tasks.sequence.ipynb #acc0f13b
 import time
@@ -218,6 +219,19 @@ def answers_to(models: list, # sequence models of one run
         for model, got in zip(models, parts): got.append(answers(model, [(x, labels[i:i+bs])], device))
     return [{k: torch.cat([p[k] for p in got]) for k in got[0]} for got in parts]
 
+def tested_on(data, # `SeqDeepFake`
+              spec, models: dict, test, # a `RunSpec`, its models by checkpoint, a `TestSpec`
+              device=None
+             ): # DataFrame of `prediction_frame`
+    "What both checkpoints of a run say of a further test set."
+    from deepfakenb.data.distorted import distortion
+    from deepfakenb.data.loading import load_images
+    from deepfakenb.data.seqdeepfake import labels_of
+    rows, spoil = test_rows(data, spec, test), distortion(test.distortion, variant=test.variant)
+    images = load_images(rows['file'], test.size or spec.data['size'])
+    said = answers_to(list(models.values()), images, labels_of(rows), list(rows['path']), spoil, bs=2*spec.train['bs'], device=device)
+    return prediction_frame(rows, **dict(zip(models, said)))
+
 # %% ../../nbs/78_tasks.sequence.ipynb #0cb16e79
 class Sequence(Task):
     "Lists of edits in their order (paper 1; paper 3's ranking)."
@@ -272,13 +286,8 @@ class Sequence(Task):
                                  parameters=sum(p.numel() for p in chosen['fixed'].parameters()), images={s: len(r) for s, r in final.frames.items()})
     def test(self, spec, models, test, device, root=None):
         opened = self.open(spec.data, root)
-        rows, size = test_rows(opened, spec, test), test.size or spec.data['size']
-        from deepfakenb.data.distorted import distortion
-        from deepfakenb.data.loading import load_images
-        from deepfakenb.data.seqdeepfake import labels_of
-        spoil = distortion(test.distortion, variant=test.variant)
-        said = answers_to(list(models.values()), load_images(rows['file'], size), labels_of(rows), list(rows['path']), spoil, bs=2*spec.train['bs'], device=device)
-        return prediction_frame(rows, **dict(zip(models, said))), dict(images=len(rows)), opened.fingerprint()
+        frame = tested_on(opened, spec, models, test, device)
+        return frame, dict(images=len(frame)), opened.fingerprint()
     def write(self, path, predictions, facts=None): write_predictions(path, predictions, facts)
     def read(self, path): return read_predictions(path)
     def measure(self, metric, level=''): return order_measure(TRACKS['components'].index(level.lower())) if metric == 'R2' else {**MEASURES, **RANKING}.get(metric)
