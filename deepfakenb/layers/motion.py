@@ -17,24 +17,26 @@ class Taps(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, w):
         ctx.save_for_backward(x, w)
-        return Taps.run(x, *w.T[:, :, None, None])
+        a, b, c = Taps.columns(w)
+        return Taps.run(x, a, b, c, a, c)
     @staticmethod
-    def run(x, a, b, c): # of the frame before, the frame itself, the frame after
-        y = x*b
-        y[:, 1:].addcmul_(x[:, :-1], a); y[:, :-1].addcmul_(x[:, 1:], c)
-        y[:, 0].addcmul_(x[:, 0], a); y[:, -1].addcmul_(x[:, -1], c)
+    def columns(w): return w.T.contiguous()[:, :, None, None]    # three numbers apart, they could not be read as vectors where channels lie last
+    @staticmethod
+    def run(x, before, own, after, first, last): # weights of neighbours and of the frame itself; what the frames at the ends weigh besides, for the neighbours that they stand in for
+        own = own.repeat(x.shape[1], 1, 1, 1)
+        own[0] += first; own[-1] += last
+        y = x*own
+        y[:, 1:].addcmul_(x[:, :-1], before); y[:, :-1].addcmul_(x[:, 1:], after)
         return y
     @staticmethod
     def backward(ctx, g):
         (x, w), gx, gw = ctx.saved_tensors, None, None
-        a, b, c = w.T[:, :, None, None]
-        if ctx.needs_input_grad[0]:
-            gx = g*b
-            gx[:, :-1].addcmul_(g[:, 1:], a); gx[:, 1:].addcmul_(g[:, :-1], c)
-            gx[:, 0].addcmul_(g[:, 0], a); gx[:, -1].addcmul_(g[:, -1], c)
+        a, b, c = Taps.columns(w)
+        if ctx.needs_input_grad[0]: gx = Taps.run(g, c, b, a, a, c)
         if ctx.needs_input_grad[1]:
-            dot = lambda p, q: (p*q).sum((*range(p.dim()-3), -2, -1))
-            gw = torch.stack([dot(g[:, 1:], x[:, :-1])+dot(g[:, 0], x[:, 0]), dot(g, x), dot(g[:, :-1], x[:, 1:])+dot(g[:, -1], x[:, -1])], 1)
+            dot = lambda p, q: (p*q).sum((0, 3, 4))             # of each frame
+            own = dot(g, x)
+            gw = torch.stack([dot(g[:, 1:], x[:, :-1]).sum(0)+own[0], own.sum(0), dot(g[:, :-1], x[:, 1:]).sum(0)+own[-1]], 1)
         return gx, gw
 
 class TimeModule(nn.Module, ABC):
