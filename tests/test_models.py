@@ -152,3 +152,20 @@ def test_a_wrong_name_is_answered_with_the_nearest(wrong, said, deepfakenb):
     code, _, err = deepfakenb('train', '--model', wrong)
     assert code == 2 and said in err and '`deepfakenb train`' in err and len(err) < 130 and 'seqfakeformer' not in err, err
     assert 'seqfakeformer' in deepfakenb('train')[2]                                         # the command that it names lists them all
+
+
+def test_a_notebooks_draft_of_a_model_is_its_own(monkeypatch):
+    "Notebooks run one after the other in one process: what one of them defines must not become what the others build."
+    import sys
+    from deepfakenb.models.base import DRAFTS, DetectorModel, build_model, model_class, model_names
+    ours = model_class('mesonet')
+    assert ours.__module__ == 'deepfakenb.models.mesonet'
+    draft = type('MesoNet', (DetectorModel,), dict(name='mesonet', __module__='__main__', detect=lambda self, x: None))
+    new = type('Newest', (DetectorModel,), dict(name='newest-net', __module__='__main__', detect=lambda self, x: None))
+    try:
+        with monkeypatch.context() as here:
+            here.setattr(sys.modules['__main__'], 'MesoNet', draft, raising=False)      # the notebook that is running
+            assert model_class('mesonet') is draft
+        assert model_class('mesonet') is ours and isinstance(build_model('mesonet'), ours)
+        assert model_class('newest-net') is new and 'newest-net' in model_names()        # nobody else has it
+    finally: DRAFTS.pop('mesonet'); DRAFTS.pop('newest-net')
