@@ -18,8 +18,8 @@ def test_the_record_is_of_todays_runs(today):
 def test_verdicts_follow_from_the_differences(today):
     for l in today:
         known = [x for x in l['differences'] if not x.missing]
-        if l['verdict'] == 'holds': assert known and len(known) == len(l['differences']) and all(x.low > 0 for x in known), l['id']
-        if l['verdict'] == 'does not hold': assert any(x.high < 0 for x in known), l['id']
+        if l['verdict'].startswith('holds'): assert known and len(known) == len(l['differences']) and all(x.low > 0 for x in known), l['id']
+        if l['verdict'].startswith('does not hold'): assert any(x.high < 0 for x in known), l['id']
         if not known: assert l['verdict'].startswith('not measured'), l['id']
         if l['verdict'].startswith('undecided'): assert 'could not be seen' in l['verdict'] and known, l['id']
 
@@ -33,18 +33,17 @@ def test_motion_is_seen():
     _, motion, _ = gate('bench')
     assert motion['seeds'] == 3 and motion['low'] > 0, motion
 
-@pytest.mark.xfail(strict=True, reason='4.4 points [3.1, 5.7] of the five that were set: nbs/84_analysis.gate.ipynb')
 def test_the_benchmark_passes_its_gate_for_motion():
-    "What was asked before anything was built; the day that it holds, this test says so."
+    "What was asked before anything was built: five points between filmed clips and their first frame repeated, and an interval that excludes 0."
     _, motion, _ = gate('bench')
-    assert motion['met'], motion
+    assert motion['met'] and motion['seeds'] == 3 and motion['mean'] >= 5 and motion['low'] > 0, motion
 
 def test_a_row_that_learned_nothing_decides_nothing():
     "TimeSformer from noise is no opponent; that pre-training helps is a claim about just that."
     verdicts = {r['no.']: r['verdict'] for r in claims_of(BENCH)[0]}
     asleep = [c for c in claims() if 'TimeSformer' in (c.ours_first+c.ours_second)]
     assert asleep and all(verdicts[c.id].startswith(('not measured: TimeSformer', 'undecided', 'holds', 'does not hold')) for c in asleep)
-    assert verdicts['p4.3'] == 'not measured: TimeSformer has learned nothing (AUC 50.4)' and verdicts['p4.8'] == 'holds'
+    assert verdicts['p4.3'] == 'not measured: TimeSformer has learned nothing (AUC 50.4)' and verdicts['p4.8'].startswith('holds')
 
 def test_a_verdict_whose_runs_are_there_is_not_called_stale():
     rows, wrong = claims_of(BENCH)

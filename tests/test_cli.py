@@ -116,3 +116,26 @@ def test_ctrl_c(tmp_path):
     import psutil
     left = int(pid.read_text())
     assert not psutil.pid_exists(left) or psutil.Process(left).status() == psutil.STATUS_ZOMBIE   # nobody may have asked for its exit code
+
+@pytest.fixture(params=('mounted', 'pretended'))
+def narrow(request, tmp_path, monkeypatch):
+    "A folder in which a notebook of 180 kB has room, but no second copy of it: a small file system where one may be mounted, and one that only says so."
+    place = tmp_path/'narrow'; place.mkdir()
+    if request.param == 'pretended':
+        def write(path, text, **kw):
+            if path.name.endswith('.tmp.ipynb'): path.write_bytes(b'half'); raise OSError(28, 'No space left on device')
+            return real(path, text, **kw)
+        real = Path.write_text; monkeypatch.setattr(Path, 'write_text', write); yield place; return
+    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=300k', 'tmpfs', place], capture_output=True).returncode: pytest.skip('no small file system can be mounted here')
+    yield place
+    subprocess.run(['umount', place], check=True)
+
+def test_a_full_disk_is_told_with_folder_and_amount(narrow, tmp_path):
+    "The chapter itself has room, its tidied copy has not."
+    cells = [nbformat.v4.new_code_cell('n: int = 1', metadata=dict(tags=['parameters'])), nbformat.v4.new_code_cell("print('x'*180_000)")]
+    kernel = nbformat.read(HERE.parent/'nbs'/'papers'/'p2.ipynb', 4).metadata
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path/'chapter.ipynb')
+    with pytest.raises(UserError) as e: rep.execute(rep.Order(out=narrow), str(tmp_path/'chapter.ipynb'), dict(n=2))
+    said, folder = str(e.value), narrow/'smoke'/'notebooks'
+    assert said.startswith('the disk is full') and f'chapter.ipynb could not be written in {folder} (' in said and 'MB are free there, a chapter with its figures needs about 100 MB' in said and '\n' not in said, said
+    assert not list(folder.iterdir()), 'half a notebook helps nobody'

@@ -4,10 +4,11 @@ import pytest, torch
 from hypothesis import given, settings, strategies as st
 from deepfakenb.core import UserError
 from deepfakenb.losses.contrastive import EPS, contrastive_loss, contrasts, fake_curve, fake_probability, mil_loss, probability, regularity_loss
-from deepfakenb.losses.contrastive import similarity_matrix, sorted_similarities, strongest, values_of_k
+from deepfakenb.losses.contrastive import similarity_matrix, sorted_similarities, strongest, values_of_k, which_forged
 from deepfakenb.models.base import build_model, model_class, model_names
 from deepfakenb.models.checkpoints import load_model, save_model
 from deepfakenb.models.contrastiveranking import others, similarities
+from deepfakenb.training.speed import allocated
 
 torch.set_num_threads(1)
 SMALL = dict(backbone='resnet10-narrow', level=2, d=16, heads=2, feed_forward=16, depth=1)
@@ -83,6 +84,24 @@ def test_values_and_gradients_stay_finite(dtype):
     y = contrastive_loss(same, torch.tensor([1, 0]))
     assert abs(y[0]+math.log(EPS)) < 1 and y[1] < 1e-3 and torch.autograd.grad(y.sum(), same)[0].isfinite().all()
 
+@pytest.mark.parametrize('scale', (1e25, 1e-25, 1e37, 1e-28))
+def test_tokens_of_any_length(scale):
+    "Squares of such numbers leave single precision; P does not change, its gradient is finite and scales inversely. Zeros have no direction at any scale."
+    x = torch.randn(3, 20, 16, generator=torch.Generator().manual_seed(0))
+    x[1, 4] = 0
+    def asked(x):
+        leaf = x.clone().requires_grad_()
+        p = fake_probability(leaf, .5)
+        return p.detach(), torch.autograd.grad(p.sum(), leaf)[0]
+    (p, g), (q, h) = asked(x), asked(x*scale)
+    assert p.min() > .1 and h.isfinite().all() and g.abs().max() > .01
+    torch.testing.assert_close(q, p, atol=1e-6, rtol=0)
+    torch.testing.assert_close(h.double()*scale, g.double(), atol=1e-5, rtol=1e-3)
+    mixed = torch.where(torch.arange(20)[:, None] % 2 == 0, x, x*scale)                            # each token has a length of its own
+    torch.testing.assert_close(fake_probability(mixed, .5), p, atol=1e-6, rtol=0)
+    torch.testing.assert_close(contrastive_loss(x*scale, torch.tensor([0, 1, 0]), .5), contrastive_loss(x, torch.tensor([0, 1, 0]), .5), atol=1e-5, rtol=0)
+    assert (similarity_matrix(x*scale)[1, 4] == 0).all() and (h[1, 4] == 0).all()
+
 def test_autocast_does_not_touch_the_similarities():
     x = torch.randn(2, 40, 8).abs()+1           # cosines near 1
     plain = fake_probability(x)
@@ -126,6 +145,68 @@ def test_sampled_k():
     assert counts[:10].sum() == 0 and counts[10:].min() > 20 and (seen.view(200, 10).diff() > 0).all()     # distinct, even, from the least share on
     torch.manual_seed(0); a = values_of_k(50, 10); b = values_of_k(50, 10); torch.manual_seed(0)
     assert torch.equal(a, values_of_k(50, 10)) and not torch.equal(a, b)
+
+def test_sampling_reads_the_running_sums_where_it_must():
+    "What is found at the sampled k is what stands there among all, to the last bit, and takes less memory than all."
+    u = torch.rand(3, 4950, generator=torch.Generator().manual_seed(0)).sort(-1).values
+    for k, o in ((100, dict(generator=3)), ((1, 7, 4949, 4950), {}), (4950, {}), ('all', dict(least=.2))):
+        ks = values_of_k(4950, k, **o)
+        assert torch.equal(contrasts(u, ks), contrasts(u)[:, ks-1])
+        contrast, at = strongest(u, k, **o)
+        every = contrasts(u)[:, ks-1]
+        assert torch.equal(at, ks[every.argmax(-1)]); torch.testing.assert_close(contrast, every.amax(-1).clamp_min(0))
+    few = values_of_k(4950, 100, generator=0)
+    assert allocated(lambda: contrasts(u, few)) < .7*allocated(lambda: contrasts(u))
+
+def test_a_card_of_16_gb_holds_1024_patches():
+    "There and back for 32 pictures of 32×32 patches: what one of two pictures has allocated at most, times 32. An eighth of the card leaves the rest to the network."
+    def step(pictures, k):
+        x, fake = torch.randn(pictures, 1024, 256, requires_grad=True), torch.arange(pictures) % 2
+        return lambda: contrastive_loss(x, fake, k=k, generator=0).sum().backward()
+    step(1, 'all')()
+    for k in ('all', 100):
+        one, two = (allocated(step(n, k)) for n in (1, 2))
+        assert one < two < 2*one, 'a picture more costs no more than the first'
+        assert 4*523_776 < two/2 < 16e9/8/32
+
+BAD_TOKENS = [(torch.randn(5, 3), r'shape \(5, 3\).*tokens\[None\]'), (torch.randn(3), 'shape'), (torch.randn(1, 2, 3, 4), 'shape'), (torch.randn(2, 5, 0), 'shape'),
+              (torch.randn(2, 1, 3), '1 patch'), *((torch.randn(3, 5, 4, dtype=t).index_put((torch.tensor(1), torch.tensor(2), torch.tensor(0)), torch.tensor(v, dtype=t)), 'patch 2 of picture 1')
+                                                    for v in (math.nan, math.inf, -math.inf) for t in (torch.float32, torch.bfloat16, torch.float64))]
+@pytest.mark.parametrize('tokens, says', BAD_TOKENS)
+def test_bad_tokens_are_one_line(tokens, says):
+    for f in (fake_probability, fake_curve, sorted_similarities, lambda t: contrastive_loss(t, torch.zeros(len(t)))):
+        with pytest.raises(UserError, match=says) as e: f(tokens)
+        assert '\n' not in str(e.value)
+
+def test_a_diverged_model_says_so():
+    m = small().train()
+    with torch.no_grad(): m.network.tokens.fill_(math.nan)
+    with pytest.raises(UserError, match='learning rate'): m(frames())
+
+@pytest.mark.parametrize('k', (None, 2.5, True, 0, -3, (2.7,), (True,), (0, 1), (1, 11), (), [[1, 2]], math.nan, 'some', torch.tensor([1.5])))
+def test_k_is_made_of_whole_numbers(k):
+    with pytest.raises(UserError, match='^k = ') as e: fake_probability(torch.randn(1, 5, 3), k=k)
+    assert '\n' not in str(e.value)
+    if k != (1, 11):                     # how many pairs there are, a model does not know
+        with pytest.raises(UserError, match='^k = '): small(k=k)
+
+def test_k_of_any_kind_of_number():
+    import numpy as np
+    x = torch.randn(2, 5, 3)
+    want = fake_probability(x, k=(1, 4))
+    for k in ([4, 1], np.array([1, 4]), torch.tensor([1, 4]), (np.int64(1), 4), range(1, 5, 3)): assert torch.equal(fake_probability(x, k=k), want)
+    assert torch.equal(fake_probability(x, k=np.int64(3), generator=0), fake_probability(x, k=3, generator=0))
+    m = small(k=[30, 50], least=.01).train()                                    # of 2,016 pairs the share begins at 21
+    assert torch.isin(m(frames())['k'], torch.tensor([30, 50])).all()
+
+@pytest.mark.parametrize('fake', (torch.tensor([0, 2, 1, 0]), torch.tensor([0, -1, 1, 0]), torch.tensor([0., .5, 1., 0.]), torch.tensor([0., math.nan, 1., 0.])))
+def test_labels_are_forged_or_real(fake):
+    m, x = small().eval(), torch.randn(4, 5, 3)
+    for f in (lambda: contrastive_loss(x, fake), lambda: mil_loss(torch.rand(4), fake), lambda: m.loss(m(frames()), fake)):
+        with pytest.raises(UserError, match='labels: picture 1'): f()
+    for other in (torch.tensor([1]), torch.tensor([[1], [0], [0], [1]])):
+        with pytest.raises(UserError, match='for 4 pictures'): contrastive_loss(x, other)
+    assert which_forged(torch.tensor([1., 0]), torch.zeros(2)).tolist() == which_forged(torch.tensor([True, False]), torch.zeros(2)).tolist() == [True, False]
 
 def test_loss_of_both_kinds():
     contrast = torch.linspace(0, 1, 101, dtype=torch.float64)
@@ -274,7 +355,7 @@ def test_learns_what_it_is_made_for():
 
 # properties, on whatever Hypothesis finds
 
-numbers = st.integers(-16000, 16000).map(lambda v: v/16)                                       # a token shorter than 1e-12 has no direction, by definition
+numbers = st.integers(-16000, 16000).map(lambda v: v/16)                                       # a token whose entries are below 1e-30 has no direction, by definition
 
 @st.composite
 def batches(draw, least=2, most=9, kind=torch.float64):
@@ -283,7 +364,7 @@ def batches(draw, least=2, most=9, kind=torch.float64):
     x = torch.tensor(draw(st.lists(numbers, min_size=B*N*d, max_size=B*N*d)), dtype=torch.float64).view(B, N, d)
     for _ in range(draw(st.integers(0, 3))):
         a, b, how = draw(st.integers(0, N-1)), draw(st.integers(0, N-1)), draw(st.sampled_from(('twin', 'opposite', 'zero', 'long', 'short')))
-        x[:, a] = dict(twin=x[:, b], opposite=-x[:, b], zero=0*x[:, b], long=x[:, a]*1e6, short=x[:, a]*1e-6)[how]
+        x[:, a] = dict(twin=x[:, b], opposite=-x[:, b], zero=0*x[:, b], long=x[:, a]*1e9, short=x[:, a]*1e-9)[how]
     return x.to(kind)
 
 common = dict(deadline=None, derandomize=True)

@@ -183,8 +183,8 @@ def test_a_broken_json_beside_videos_is_only_noted(tmp_path, call):
 
 ASCII = dict(LC_ALL='C', PYTHONUTF8='0', PYTHONCOERCECLOCALE='0')
 
-def ascii_only(*arguments, cwd, **env):
-    p = subprocess.run([sys.executable, '-m', 'deepfakenb.cli.main', 'data', *map(str, arguments)], cwd=cwd, env=os.environ | ASCII | env, capture_output=True, timeout=120)
+def ascii_only(*arguments, cwd=None, command=('data',), **env):
+    p = subprocess.run([sys.executable, '-m', 'deepfakenb.cli.main', *command, *map(str, arguments)], cwd=cwd, env=os.environ | ASCII | env, capture_output=True, timeout=120)
     return p.returncode, p.stdout.decode('utf8', 'replace'), [l for l in p.stderr.decode('utf8', 'replace').splitlines() if l.strip()]
 
 @pytest.mark.parametrize('arguments', (('faces', '.', 'out'), ('faces', 'clips', 'é'), ('faces', 'set', 'out'), ('check', 'set'), ('make', 'ffpp', 'é')))
@@ -207,6 +207,23 @@ def test_what_an_ascii_terminal_can_do_it_does(tmp_path):
     code, out, err = ascii_only('check', root.relative_to(tmp_path), '--json', cwd=tmp_path); assert code == 0 and json.loads(out)['ok']
     cut(root, .5)
     code, out, err = ascii_only('check', root.relative_to(tmp_path), cwd=tmp_path); assert code == 1 and not err and 'truncated' in out, (out, err)
+
+@pytest.fixture(scope='module')
+def clips_of_several():
+    "Two finished runs of the committed results whose titles hold a sign that ASCII lacks."
+    from deepfakenb.runs.store import list_runs
+    return [r.id for r in list_runs(preset='bench') if '8×64 px' in r.spec.title and r.spec.data['compression'] == ['c23']][:2]
+
+@pytest.mark.parametrize('command, words', ((('reproduce', '--dry-run', '--table', 'p4_table1'), 'x64 px'), (('reproduce', '--dry-run', '--preset', 'bench', '--paper', 'p4'), 'x64 px'),
+                                            (('runs', 'list', '--table', 'p4_table1'), 'x64 px'), (('runs', 'compare'), 'x64 px'),
+                                            (('cluster', '--dry-run', '--papers', 'p3'), 'x64 px'), (('train', '--model', 'gml', '--data', 'frames=8', '--dry-run'), 'x64 px')))
+def test_listings_show_the_nearest_sign(command, words, clips_of_several, tmp_path):
+    command += (tuple(clips_of_several) if 'compare' in command else ())+(() if command[0] in ('runs', 'train') else ('--out', tmp_path/'reports'))
+    code, out, err = ascii_only(*command, command=()); assert code == 0 and words in out.replace('\n', ' ') and out.isascii() and 'Traceback' not in ' '.join(err), (out[-500:], err)
+
+def test_what_programs_read_keeps_every_sign(clips_of_several):
+    "JSON and CSV are UTF-8 whatever the terminal knows."
+    code, out, err = ascii_only('runs', 'show', clips_of_several[0], '--json', command=()); assert code == 0 and '×' in json.loads(out)['title'], err
 
 def test_a_name_that_is_no_text_anywhere(tmp_path, call):
     noise(tmp_path/'clips/a.mp4')

@@ -3,7 +3,7 @@ import subprocess, sys
 import pytest, torch
 from deepfakenb.core import UserError
 from deepfakenb.layers.attention import SECA, Attention
-from deepfakenb.models.base import build_model, model_class, model_names
+from deepfakenb.models.base import DRAFTS, DetectorModel, build_model, model_class, model_names
 
 torch.set_num_threads(1)
 SMALL = {'multi-cls': dict(backbone='resnet10-narrow'),
@@ -156,8 +156,6 @@ def test_a_wrong_name_is_answered_with_the_nearest(wrong, said, deepfakenb):
 
 def test_a_notebooks_draft_of_a_model_is_its_own(monkeypatch):
     "Notebooks run one after the other in one process: what one of them defines must not become what the others build."
-    import sys
-    from deepfakenb.models.base import DRAFTS, DetectorModel, build_model, model_class, model_names
     ours = model_class('mesonet')
     assert ours.__module__ == 'deepfakenb.models.mesonet'
     draft = type('MesoNet', (DetectorModel,), dict(name='mesonet', __module__='__main__', detect=lambda self, x: None))

@@ -291,6 +291,36 @@ def test_fake_probability_of_a_ranking_model(deepfakenb, folder, faces, tmp_path
     with torch.no_grad(): own = fake_probability(model.network.encode(model.backbone(model_input(crop)))[0], .3).item()
     assert abs(own-answer['forged']) < .02                                                    # the crop here is made by another resampling
 
+@pytest.mark.parametrize('name, options, judges', [('contrastive-mil', dict(backbone='resnet10-narrow', d=32, heads=2, feed_forward=32, depth=1), 'contrastive-mil judges frames of videos'), ('gml', dict(backbone='xception-narrow'), 'gml judges clips of videos')])
+def test_a_detector_of_videos_is_not_asked_for_a_track(deepfakenb, folder, tmp_path, name, options, judges):
+    "It is told what the model does and how to call it, whatever else is given; so is who names its run."
+    from deepfakenb.models.base import build_model
+    from deepfakenb.models.checkpoints import save_model
+    path = save_model(build_model(name, **options), tmp_path/'detector.safetensors')
+    for further in ((), ('--track', 'components'), ('--track', 'components', '--size', '64')):
+        code, out, err = deepfakenb('predict', folder/'good.png', '--checkpoint', path, *further, '--out', tmp_path/'o')
+        assert code == 2 and one_line(err) and 'detector.safetensors' in err and judges in err and 'deepfakenb predict VIDEO --run' in err and not (tmp_path/'o').exists(), err
+
+def test_the_run_of_a_detector_of_videos_is_not_asked_for_a_track(monkeypatch):
+    from types import SimpleNamespace as Stub
+    from deepfakenb.core import UserError
+    from deepfakenb.inference import predict
+    monkeypatch.setattr(predict, 'named_run', lambda run, out: Stub(id='0123456789ab', spec=Stub(model='contrastive-mil')))
+    with pytest.raises(UserError, match='run 0123456789ab: contrastive-mil judges frames of videos.*predict VIDEO --run 0123456789ab') as e: predict.find_detector('0123')
+    assert one_line(str(e.value))
+
+def test_too_small_for_two_patches_names_the_file(deepfakenb, folder, tmp_path):
+    from deepfakenb.models.base import build_model
+    from deepfakenb.models.checkpoints import save_model
+    path = save_model(build_model('contrastive-ranking', backbone='resnet10-narrow', d=32, heads=2, feed_forward=32, depth=1, level=4), tmp_path/'ranker.safetensors', track='components', size=16)
+    for crop in ('--crop', '--no-crop'):
+        code, out, err = deepfakenb('predict', folder/'good.png', '--checkpoint', path, crop, '--out', tmp_path/'o')
+        assert code == 1 and one_line(err) and 'good.png' in err and '16 px' in err and '1 patch' in err, err
+    many = tmp_path/'many'; many.mkdir()
+    for name in ('a.png', 'b.png'): (many/name).write_bytes((folder/'good.png').read_bytes())
+    code, out, err = deepfakenb('predict', many, '--checkpoint', path, '--out', tmp_path/'o')
+    assert code == 1 and all(name in err for name in ('a.png: at 16 px, 1 patch', 'b.png: at 16 px, 1 patch')), err
+
 def test_fake_probability_of_a_bench_run(root):
     "An edited picture of the bench, asked of a finished ranking run."
     import torch

@@ -1,8 +1,8 @@
 "The ranking loss and paper 3's sequence model beyond their notebooks: five components, both readings, the learner with a stop, predict, the explorer."
-import itertools, json, random
+import itertools, json, math, random
 import numpy as np, pytest, torch
 from deepfakenb.core import UserError, seed_everything
-from deepfakenb.losses.ranking import READINGS, bce_loss, label_losses, predicted_ranks, rank_targets, rank_weights, ranked_answer, ranking_loss
+from deepfakenb.losses.ranking import READINGS, bce_loss, label_losses, pairwise_loss, predicted_ranks, rank_targets, rank_weights, ranked_answer, ranking_loss
 from deepfakenb.losses.sequence import slot_loss
 from deepfakenb.models.base import build_model, model_class, model_names
 from deepfakenb.models.checkpoints import load_model, save_model
@@ -89,6 +89,42 @@ def test_a_right_order_weighs_nothing():
         w = rank_weights(ranks, f, edited=edited)[0]
         assert (w[edited[0]] == 0).all() and (w[~edited[0]] == 1).all()
         if len(Y) == 5: assert ranking_loss(f, edited, ranks) == 0
+
+BAD_LABELS = {'picture 1.*outside': ([9, 2, 0, 0, 0], [6, 0, 0, 0, 0], [-1, 0, 0, 0, 0], [7, 7, 0, 0, 0]), 'picture 1.*twice': ([2, 2, 0, 0, 0], [1, 2, 3, 1, 0]), 'picture 1.*hole': ([0, 2, 0, 1, 0], [1, 0, 2, 0, 0], [0, 0, 0, 0, 3])}
+@pytest.mark.parametrize('says, label', [(s, l) for s, labels in BAD_LABELS.items() for l in labels])
+def test_a_label_that_is_none_is_named(says, label):
+    "No id is dropped, and no model trains such a picture as a real one."
+    labels, m = torch.tensor([[1, 2, 4, 0, 0], label, [0]*5]), small()
+    for f in (lambda: rank_targets(labels), lambda: m.loss(m(images()), labels)):
+        with pytest.raises(UserError, match=says) as e: f()
+        assert str(label) in str(e.value) and '\n' not in str(e.value)
+
+def test_labels_of_another_shape():
+    for labels in (torch.zeros(5, dtype=torch.long), torch.zeros(2, 5), torch.zeros(1, 2, 5, dtype=torch.long)):
+        with pytest.raises(UserError, match='labels: shape'): rank_targets(labels)
+    with pytest.raises(UserError, match='components = 0'): rank_targets(LABELS, 0)
+    with pytest.raises(UserError, match='outside 0 … 4'): rank_targets(LABELS, 4)
+
+def test_what_cannot_be_ranked():
+    edited, ranks = rank_targets(LABELS)
+    f = torch.randn(3, 5)
+    losses = (lambda r, f, a, y: rank_weights(r, f, a, edited=y), lambda r, f, a, y: ranking_loss(f, y, r, a), lambda r, f, a, y: pairwise_loss(f, y, r, a))
+    for g in losses:
+        g(ranks, f, 0., edited)
+        for alpha in (-1., math.nan, math.inf, None):
+            with pytest.raises(UserError, match='^alpha = ') as e: g(ranks, f, alpha, edited)
+            assert '\n' not in str(e.value)
+        for wrong, said in ((0, 'ranks: 0 in picture 2'), (9, 'ranks: 9 in picture 2'), (-5, 'ranks: -5 in picture 2')):
+            with pytest.raises(UserError, match=said): g(torch.where(ranks == 4, wrong, ranks), f, 1., edited)
+        for r, p, y in ((ranks, f[:, :4], edited), (ranks[:1], f, edited), (ranks[0], f[0], edited[0]), (ranks, f, edited[:1])):
+            with pytest.raises(UserError, match='of shape'): g(r, p, 1., y)
+        with pytest.raises(UserError, match='NaN in picture 1'): g(ranks, f.index_fill(0, torch.tensor([1]), math.nan), 1., edited)
+
+def test_measuring_speed_uses_labels_that_exist():
+    from deepfakenb.training.speed import example
+    labels = example(small(), 32, n=300)[1]
+    edited, _ = rank_targets(labels)
+    assert edited.sum(1).bincount(minlength=6).min() > 20
 
 def test_answers():
     logits = torch.randn(200, 5, generator=torch.Generator().manual_seed(0))
@@ -178,7 +214,7 @@ def test_streams_decide_the_answer():
 
 @pytest.mark.parametrize('option, says', [
     (dict(backbone='vit'), 'swin-narrow'), (dict(lamda1=1.), 'lambda1'), (dict(weights='nowhere.pth'), 'no such file'), (dict(alpha=0., bce='patch'), 'class logits'),
-    (dict(lambda1=0., lambda2=0.), 'no loss'), (dict(lambda2=-1.), 'lambda2'), (dict(depth=-1), 'depth'), (dict(dropout=1.), 'dropout'), (dict(heads=3), 'multiple'), (dict(k=(0, 1)), 'k: values')])
+    (dict(lambda1=0., lambda2=0.), 'no loss'), (dict(lambda2=-1.), 'lambda2'), (dict(depth=-1), 'depth'), (dict(dropout=1.), 'dropout'), (dict(heads=3), 'multiple'), (dict(k=(0, 1)), 'k = 0'), (dict(k=None), 'k = None'), (dict(alpha=math.nan), 'alpha')])
 def test_a_wrong_option_is_one_line(option, says):
     with pytest.raises(UserError, match=says) as e: small(**option)
     assert '\n' not in str(e.value)

@@ -19,6 +19,14 @@ def test_links_lead_somewhere(root, page):
         if file: assert target.exists(), f'{page}: {link}'
         if anchor: assert anchor in anchors(target.read_text(encoding='utf8')) or f'id="{anchor}"' in target.read_text(encoding='utf8'), f'{page}: {link}'
 
+NOT_TRUE = re.compile(r"reproduc\w*\s+(all\s+|the\s+)*(five|5)\b|every number of ours stands beside the paper", re.I)   # what holds is said paper by paper
+
+def test_nobody_promises_that_five_papers_are_reproduced(root, deepfakenb):
+    said = {page: (root/page).read_text(encoding='utf8') for page in (*PAGES, 'settings.ini', 'pyproject.toml', 'setup.py', 'Makefile', 'nbs/index.ipynb', 'nbs/contents.ipynb')}
+    said |= {'deepfakenb --help': deepfakenb('--help')[1], 'deepfakenb reproduce --help': deepfakenb('reproduce', '--help')[1]}
+    for where, text in said.items(): assert not (found := NOT_TRUE.search(' '.join(re.sub(r'[│|]', ' ', text).split()))), f'{where}: {found.group()!r}'
+    assert 'five deepfake-detection papers' in said['settings.ini'] and 'five deepfake-detection papers' in ' '.join(said['deepfakenb --help'].split())
+
 def commands(text) -> list: # of the `deepfakenb …` that a page names
     return [shlex.split(m) for m in dict.fromkeys(re.findall(r'`deepfakenb ([a-z][^`]*)`', text))]
 

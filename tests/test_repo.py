@@ -73,15 +73,27 @@ def links_of(nb) -> list[str]:
     texts = [c.source for c in nb.cells if c.cell_type == 'markdown'] + [o.data['text/markdown'] for c in code_cells(nb) for o in c.outputs if 'text/markdown' in o.get('data', {})]
     return [l for t in texts for l in re.findall(r'\]\(([^)#\s]+)(?:#[^)]*)?\)', t) if '://' not in l and not l.startswith('attachment')]
 
-def builds_on(root, module) -> set[str]:
-    "Notebooks whose modules an exported module imports."
-    own = {p.stem.split('_', 1)[1]: p.name for p in (root/'nbs').glob('[0-9]*.ipynb')}
-    tree, package, found = ast.parse((root/'deepfakenb'/f"{module.replace('.', '/')}.py").read_text()), module.split('.')[:-1], set()
-    for n in ast.walk(tree):
-        if not isinstance(n, ast.ImportFrom) or not (n.level or (n.module or '').startswith('deepfakenb')): continue
+def imported(text, module, own) -> set[str]: # text of a module, its name and those of ours, all without `deepfakenb.`
+    "Modules of ours that a module imports, at its top or in a function, however the import is written."
+    package, found = module.split('.')[:-1], set()
+    for n in ast.walk(ast.parse(text)):
+        if isinstance(n, ast.Import): found |= {a.name.removeprefix('deepfakenb.') for a in n.names if a.name.startswith('deepfakenb.')}
+        if not isinstance(n, ast.ImportFrom) or not (n.level or (n.module or '').split('.')[0] == 'deepfakenb'): continue
         start = '.'.join([*package[:len(package)+1-n.level], *filter(None, [n.module])]) if n.level else n.module.removeprefix('deepfakenb').lstrip('.')
         found |= {m if m in own else start for a in n.names for m in [f'{start}.{a.name}'.lstrip('.')]}
-    return {own[m] for m in found if m in own and m not in ('core', module)}
+    return found & set(own)
+
+@pytest.mark.parametrize('line', ('from ..tasks import sequence', 'from ..tasks.sequence import task', 'def f():\n from deepfakenb.tasks import base, sequence as s', 'import deepfakenb.tasks.sequence',
+                                  'from .. import tasks\nfrom ..tasks import (base,\n sequence)', 'from deepfakenb.tasks.sequence import (\n task)'))
+def test_every_way_of_importing_is_seen(line): assert 'tasks.sequence' in imported(line, 'data.sampling', ('tasks.base', 'tasks.sequence', 'data.sampling'))
+
+def floors(root) -> dict[str, str]: # module -> its notebook, whose name begins with the floor
+    return {p.stem.split('_', 1)[1]: p.name for p in (root/'nbs').glob('[0-9]*.ipynb')}
+
+def builds_on(root, module) -> set[str]:
+    "Notebooks whose modules an exported module imports."
+    own = floors(root)
+    return {own[m] for m in imported((root/'deepfakenb'/f"{module.replace('.', '/')}.py").read_text(), module, own) if m not in ('core', module)}
 
 def test_notebooks_link_to_each_other(root):
     "No link is dead, each notebook leads to the contents, and one of the library to what it builds on."
@@ -122,18 +134,10 @@ def test_modules_and_export_cells_stay_readable(root):
             if c.source.startswith('#| export'): assert c.source.count('\n') <= 65, f'{p.name}: {c.source[:80]!r}'
 
 def test_layers_import_only_from_above(root):
-    "A notebook imports from notebooks with a smaller number; data.synth may use models.generator."
-    number = {}
-    for p in notebooks(root):
-        m = re.search(r'^#\|\s*default_exp\s+(\S+)', '\n'.join(c.source for c in code_cells(nbformat.read(p, 4))), re.M)
-        if m: number[f'deepfakenb.{m.group(1)}'] = int(p.name[:2])
-    for module, n in number.items():
-        package = module.split('.')[:-1]
-        text = (root/Path(*module.split('.')).with_suffix('.py')).read_text()
-        for dots, rest in re.findall(r'^\s*from (\.*)([\w.]*) import', text, re.M):
-            used = '.'.join([*package[:len(package)-len(dots)+1], rest]) if dots else rest
-            if number.get(used, 0) > n and not (module.startswith('deepfakenb.data.synth') and used == 'deepfakenb.models.generator'):
-                raise AssertionError(f'{module} ({n}) imports {used} ({number[used]})')
+    "An exported cell imports from notebooks of its own floor and below; data.synth may use models.generator."
+    for module, notebook in floors(root).items():
+        up = {n for n in builds_on(root, module) if int(n[:2]) > int(notebook[:2]) and not (module.startswith('data.synth.') and n == '22_models.generator.ipynb')}
+        assert not up, f'{notebook} imports from {sorted(up)}, which stand above it'
 
 def test_every_requirement_is_pinned(root):
     cfg = configparser.ConfigParser(delimiters=['=']); cfg.read(root/'settings.ini')

@@ -21,6 +21,7 @@ from deepfakenb.data.seqdeepfake import SeqDeepFake
 from deepfakenb.data.synth.tracks import SEQUENCES
 from deepfakenb.figures.base import picture_name
 from deepfakenb.runs.launch import run_notebook
+from deepfakenb.runs.store import list_runs
 from deepfakenb.report.pages import math_svg, notebook_page
 from deepfakenb.protocols.base import get
 from deepfakenb.report.site import build_index, chapters_of, claims_html, findings_html, notebooks_of, run_link
@@ -379,14 +380,19 @@ BENCH = ROOT/'reports'/'bench'
 SIDECARS = [p for p in sorted(BENCH.glob('p*/tables/p*_table*.json')) if re.fullmatch(r'p\d_table\d+', p.stem)]
 
 def test_a_mean_leads_to_all_its_runs():
-    several = 0
+    several = further = 0
     for path in SIDECARS:
         table = read_table(path)
         text = to_html(table, run_link({r: f'notebooks/run-{r}.html' for r in table.runs}))
-        assert all(f'href="notebooks/run-{r}.html"' in text for r in table.runs), table.id
+        assert all(f'href="notebooks/run-{r}.html' in text for r in table.runs), table.id
+        for run, test in re.findall(r'href="notebooks/run-([0-9a-f]{12}).html#test-([0-9a-f]{12})"', text):      # a number on a further test set leads to its answers
+            assert (BENCH/'runs'/run/'tests'/f'{test}.parquet').is_file(), (table.id, run, test); further += 1
         lists = re.findall(r'class="number" href="#([^"]+)"', text)
         assert all(f'id="{l}"' in text for l in lists); several += len(lists)
-    assert several > 20
+    assert several > 20 and further > 20
+    from deepfakenb.report.runpage import files_html
+    run = next(r for r in list_runs(preset='bench') if (r.path/'tests').is_dir())
+    assert all(f'id="test-{p.stem}"' in files_html(run, 'x') for p in (run.path/'tests').iterdir())
 
 def test_evidence_of_a_claim_is_linked_run_by_run():
     rows = read_claims(BENCH/'claims.csv')

@@ -1,5 +1,5 @@
 "Runs as folders: complete or absent, written by one process, checked when read, kept small; failures and interruptions of a series."
-import json, os, signal, subprocess, sys, textwrap, time
+import json, os, re, signal, subprocess, sys, textwrap, time
 from pathlib import Path
 import nbformat, numpy as np, pandas as pd, pytest, torch
 from deepfakenb.runs import launch
@@ -76,6 +76,17 @@ def test_committed_bench_runs_hold(root):
     assert {r.id: r.problem or r.stale for r in found if r.problem or r.stale} == {}
     size = sum(f.stat().st_size for r in found for f in r.path.rglob('*') if f.suffix in ('.json', '.csv', '.parquet'))
     assert size/len(found) < 50e3, f'{size/len(found)/1e3:.0f} kB a run'
+
+def test_committed_answers_to_further_tests_hold(root):
+    "Each stands under the name of the test that it answered, with the weights and version of its run; only what a file says about itself is read."
+    began, n = time.monotonic(), 0
+    for run in runs.list_runs(root/'reports', 'bench', damaged=True):
+        for path in sorted((run.path/'tests').glob('*')):
+            facts, n = runs.schema_facts(path), n+1
+            test = specs.TestSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in facts['test'].items()})
+            assert (path.name, facts['weights'], facts['version']) == (f'{test.id}.parquet', run.weights_hash(), run.spec.task.version), f'{run.id}: {path.name}, {test.title}'
+            assert runs.test_facts(run, test) == facts and runs.lacking(run, test) == '' and re.fullmatch('[0-9a-f]{16}', facts['fingerprint'])
+    assert n >= 330 and time.monotonic()-began < 10
 
 @pytest.mark.parametrize('name', runs.RECORD)
 def test_damage_is_named_with_the_remedy(tmp_path, name):

@@ -6,7 +6,7 @@ __all__ = ['changes', 'change_sheet']
 # %% ../../nbs/83_analysis.changes.ipynb #d9921dc0
 from ..core import UserError
 from ..report.sheet import Sheet, interval_text
-from ..runs.store import test_facts
+from ..runs.store import lacking
 
 def changes(rows: dict, # row -> finished runs, one a seed
             tests: dict, # name -> `TestSpec`
@@ -17,8 +17,10 @@ def changes(rows: dict, # row -> finished runs, one a seed
     lines = []
     for row, runs in rows.items():
         for name, test in tests.items():
-            has = [r for r in runs if all(t is None or test_facts(r, t) is not None for t in (before, test))]
-            line = dict(row=row, test=name, value=None, low=None, high=None, seeds=len(has), runs=[r.id for r in has], reason='' if has else 'not tested')
+            left = {r.id: next(filter(None, (lacking(r, t) for t in (before, test) if t is not None)), '') for r in runs}
+            has = [r for r in runs if not left[r.id]]
+            why = '' if has else next(iter(left.values()), 'not tested')
+            line = dict(row=row, test=name, value=None, low=None, high=None, seeds=len(has), runs=[r.id for r in has], reason=why)
             try: d = has[0].spec.task.change(has, metric, before, test) if has else None
             except UserError as e: d, line['reason'] = None, str(e)
             lines.append(line | dict(value=d.mean, low=d.low, high=d.high) if d is not None else line)

@@ -12,7 +12,7 @@ from ..data.perturbations import PERTURBATIONS, VARIANTS
 from ..metrics.detection import pair_difference, pair_interval
 from ..report.sheet import Sheet, interval_text
 from ..runs.spec import TestSpec
-from ..runs.store import test_facts
+from ..runs.store import lacking, test_facts
 
 LEVELS = (1, 2, 3, 4, 5)
 MATRIX_ROWS = ('Xception', 'Xception+MCB', 'Xception+MCB+AD', 'difference ratio, no network', 'flow roughness, no network')   # of paper 5, Table 3
@@ -27,8 +27,8 @@ def distorted_test(kind: str, level: int, variant: str = 'repaired', on: str = D
 def _answered(runs, test: TestSpec, make: bool, tell) -> tuple[list, str]: # runs that have answers; why others have none
     has, why = [], ''
     for r in runs:
-        if test.id != TestSpec().id and test_facts(r, test) is None:
-            if not make: why = why or 'not tested'; continue
+        if test.id != TestSpec().id and (left := lacking(r, test)):
+            if not make: why = why or left; continue
             tell(f'{r.id}: {test.title}')
             try: r.add_test(test)
             except UserError as e: why = str(e); continue
@@ -45,10 +45,12 @@ def distortion_matrix(rows: dict, # row -> finished runs, one a seed
     def cell(row, runs, test):                             # the undistorted test is every kind's level 0
         if (row, test.id) not in measured:
             has, why = _answered(runs, test, make, tell)
-            e = has[0].spec.task.measure('AUC', 'video').of_runs(has, test) if has else None
             clean = distorted_test('', 0, on=on)
-            both = [r for r in has if clean.id == TestSpec().id or test_facts(r, clean) is not None]
-            lost = both[0].spec.task.change(both, 'AUC', clean, test) if both and test.id != clean.id else None
+            both = [r for r in has if clean.id == TestSpec().id or not lacking(r, clean)]
+            try:
+                e = has[0].spec.task.measure('AUC', 'video').of_runs(has, test) if has else None
+                lost = both[0].spec.task.change(both, 'AUC', clean, test) if both and test.id != clean.id else None
+            except UserError as damaged: e, lost, has, why = None, None, [], str(damaged)
             measured[row, test.id] = dict(value=e and e.value, low=e and e.low, high=e and e.high, lost=lost and lost.mean, lost_low=lost and lost.low, lost_high=lost and lost.high,
                                           seeds=len(has), videos=e.images if e else 0, runs=[r.id for r in has], reason='' if has else why or 'no finished run')
         return measured[row, test.id]

@@ -22,7 +22,7 @@ class Condition:
 
 ALL4 = 'FS, DF, F2F, NT (two cores)'
 CONDITIONS = (Condition('frames: Xception on single frames, c23', 'p4_table1', 'XceptionNet', ALL4, 85.),
-              Condition('motion: 3D ResNet, filmed minus first frame repeated, c23', 'p4_table1', '3D ResNet', ALL4, 5., 'first frame repeated (two cores)'),
+              Condition('motion: 3D ResNet (16 frames, difference start), filmed minus first frame repeated, c23', 'p4_table1', '3D ResNet (clips of 16 frames, difference start, 6 epochs)', ALL4, 5., 'first frame repeated (two cores)'),
               Condition('compression: Xception on single frames, c40', 'p2_table1', 'Xception', 'LQ (two cores)', 70.))
 
 def gate(preset: str = 'bench', out: Path|str|None = None, # reports' folder

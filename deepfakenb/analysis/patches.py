@@ -109,14 +109,15 @@ def patch_auc(maps: np.ndarray, # (N, h, w)
 
 def where_lines(models: dict, # name -> (model, name of the map)
                 faces: EditedFaces
-               ) -> list[dict]: # name, lift, lift on the original, more, AUC of patches: Interval each; and its map
+               ) -> list[dict]: # name, share and area of the region, lift, lift on the original, more, AUC of patches: Interval each; and its map
     "What a map of each model has to do with the edited region."
     lines = []
     for name, (model, kind) in models.items():
         on_fake, on_real = maps_of_model(model, faces.images)[kind], maps_of_model(model, faces.originals)[kind]
-        a, b = inside(on_fake, faces.regions)['lift'], inside(on_real, faces.regions)['lift']
+        there, before = inside(on_fake, faces.regions), inside(on_real, faces.regions)
+        a, b = there['lift'], before['lift']
         of = lambda v: mean_interval(v, faces.groups)
-        lines.append(dict(name=name, lift=of(a), lift_real=of(b), more=of(a-b), auc=of(patch_auc(on_fake, faces.regions)), maps=on_fake))
+        lines.append(dict(name=name, share=of(there['share']), area=of(there['area']), lift=of(a), lift_real=of(b), more=of(a-b), auc=of(patch_auc(on_fake, faces.regions)), maps=on_fake))
     return lines
 
 # %% ../../nbs/88_analysis.patches.ipynb #3098b53a

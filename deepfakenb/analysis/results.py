@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['PAPERS', 'OTHER_BYTES', 'Paper', 'reported', 'number_of', 'table_ids', 'Cell', 'fill', 'visible', 'found_run',
-           'cells_of', 'one_data', 'runs_of', 'images_on_disk']
+           'cells_of', 'data_read', 'one_data', 'runs_of', 'images_on_disk']
 
 # %% ../../nbs/83_analysis.results.ipynb #0d0a9adc
 import csv, math, re
@@ -85,10 +85,11 @@ def _line(row, column, metric, *, paper=None, estimate=None, cell=None, note='')
 def _measured(cell: Cell): # (Estimate or None, note)
     "What a cell's runs say; whatever goes wrong becomes a note, so that a row never stops a table."
     note = cell.reason or ''
-    if cell.computed is not None: return cell.computed(), note
-    if not cell.runs: return None, note or 'not run yet'
-    if cell.measure is None: return None, f'no measure for {cell.metric} yet'
-    try: found = cell.measure.of_runs(list(cell.runs), cell.test)
+    try:
+        if cell.computed is not None: return cell.computed(), note
+        if not cell.runs: return None, note or 'not run yet'
+        if cell.measure is None: return None, f'no measure for {cell.metric} yet'
+        found = cell.measure.of_runs(list(cell.runs), cell.test)
     except UserError as e: return None, str(e)
     if len(cell.runs) < cell.wanted: note = f'{len(cell.runs)} of {cell.wanted} seeds' + (f'; {note}' if note else '')
     climbing = sum(bool((g := r.improving) and g['still']) for r in cell.runs if hasattr(r, 'improving'))
@@ -148,9 +149,8 @@ def cells_of(table_id: str, # 'p1_table1' …
             ) -> tuple[object, str, list[Cell]]: # its TableSpec or None; data kind; cells
     "What the protocol asks for a table and what of it is on disk."
     from deepfakenb.protocols.base import get
-    from deepfakenb.runs.store import test_facts
-    try: protocol = get(table_id.split('_')[0])
-    except UserError: return None, 'none', []
+    from deepfakenb.runs.store import lacking
+    protocol = get(table_id.split('_')[0])
     spec = {**protocol.tables, **protocol.extra}.get(table_id)
     if spec is None: return None, 'none', []
     cells, kinds, known = [], set(), {}
@@ -161,32 +161,39 @@ def cells_of(table_id: str, # 'p1_table1' …
         found = [known[s.id] for s in c.specs]
         runs = tuple(r for r, _ in found if r)
         said = '; '.join(dict.fromkeys(why for r, why in found if why and (r or not c.reason)))   # of a run that is here, or should be
-        if c.test is not None and (untested := [r for r in runs if test_facts(r, c.test) is None]):
-            runs = tuple(r for r in runs if r not in untested); said = said or f'trained, but not tested on {c.test.title} (its weights are not on this machine)'
+        if c.test is not None and (without := {r.id: why for r in runs if (why := lacking(r, c.test))}):
+            runs, damaged = tuple(r for r in runs if r.id not in without), [why for why in without.values() if why != 'not tested']
+            said = '; '.join([*filter(None, [said]), *damaged]) or f'trained, but not tested on {c.test.title} (its weights are not on this machine)'
         kinds |= {r.provenance['data_kind'] for r in runs}
         kind = c.specs[0].data['name'] if c.specs else 'seqdeepfake'
         cells.append(Cell(c.row, c.column, c.metric, runs, len(found), said or (c.reason if not runs else None), kind, c.level, c.test))
     return spec, ' and '.join(sorted(kinds)) or 'none', one_data(cells)
 
 # %% ../../nbs/83_analysis.results.ipynb #3aadba1b
+def data_read(run, test=None) -> tuple: # fingerprints
+    "What a number was made from: the training's data, and those of its further test set."
+    from deepfakenb.runs.store import test_facts
+    return (run.fingerprint,) if test is None else (run.fingerprint, (test_facts(run, test) or {}).get('fingerprint', ''))
+
 OTHER_BYTES = 'its data were made anew and differ in some bytes from the other rows’: in no comparison'
 
 def one_data(cells: list[Cell] # of one table
             ) -> list[Cell]:
-    "The cells, each with runs of one fingerprint; a cell whose runs all read other bytes than most of its column keeps them, and says so."
+    "The cells, each with runs that read the same bytes; a cell whose runs all read others than most of its column keeps them, and says so."
     from collections import Counter
     from dataclasses import replace
+    read = {(r.id, c.test): data_read(r, c.test) for c in cells for r in c.runs}
     key = lambda c, r: (c.column, c.test.id if c.test is not None else '', *r.spec.task.key(r.spec.data))
     seen = {}
-    for place, found in {(key(c, r), r.id): r.fingerprint for c in cells for r in c.runs}.items(): seen.setdefault(place[0], Counter())[found] += 1
+    for place, found in {(key(c, r), r.id): read[r.id, c.test] for c in cells for r in c.runs}.items(): seen.setdefault(place[0], Counter())[found] += 1
     most = {k: min(n, key=lambda f: (-n[f], f)) for k, n in seen.items()}
     def kept(c):
-        runs = tuple(r for r in c.runs if r.fingerprint == most[key(c, r)])
+        runs = tuple(r for r in c.runs if read[r.id, c.test] == most[key(c, r)])
         if len(runs) == len(c.runs): return c
         said = f"{len(c.runs)-len(runs)} of {len(c.runs)} runs read other data than the column's"
         if not runs:
-            first = min(Counter(r.fingerprint for r in c.runs).items(), key=lambda x: (-x[1], x[0]))[0]
-            runs, said = tuple(r for r in c.runs if r.fingerprint == first), OTHER_BYTES
+            first = min(Counter(read[r.id, c.test] for r in c.runs).items(), key=lambda x: (-x[1], x[0]))[0]
+            runs, said = tuple(r for r in c.runs if read[r.id, c.test] == first), OTHER_BYTES
         return replace(c, runs=runs, reason=f'{c.reason}; {said}' if c.reason else said)
     return [kept(c) for c in cells]
 

@@ -19,7 +19,6 @@ def stoppable(line: str # what is safe after Ctrl-C, and how to go on
              ):
     "Turn Ctrl-C into one line and exit code 130, and a name that cannot be written down into one line and 1."
     from deepfakenb.core import UserError
-    if not _utf8(sys.stdout.encoding) and hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='replace') # a ? for what it has no sign for
     try: yield
     except KeyboardInterrupt: raise UserError(f'stopped; {line}', 130) from None
     except UnicodeEncodeError as e:

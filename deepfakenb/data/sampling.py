@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from ..core import UserError, shown
+from ..core import UserError, read_json, shown
 
 # %% ../../nbs/17_data.sampling.ipynb #50030552
 COLUMNS = ('video', 'frame', 'file', 'method', 'label', 'compression', 'split', 'dataset') # what sampling needs of the manifest
@@ -19,6 +19,15 @@ COLUMNS = ('video', 'frame', 'file', 'method', 'label', 'compression', 'split', 
 def _some(names, n: int = 3) -> str: # for a message
     names = list(map(str, names))
     return ', '.join(names[:n])+(f' and {len(names)-n} more' if len(names) > n else '')
+
+def _keys(t: pd.DataFrame, # with COLUMNS but frame and file
+          several: list # of dataset and compression, those of which there are several
+         ) -> pd.Series: # name of the video, unique
+    key = t.video.astype(str)
+    for c in reversed(several): key = t[c].astype(str)+'/'+key
+    return key
+
+def _several(t: pd.DataFrame) -> list: return [c for c in ('dataset', 'compression') if t[c].nunique() > 1]
 
 def _checked(t: pd.DataFrame, path, check_files: bool, labelled: bool) -> pd.DataFrame: # sorted, with `key` and `row`
     def bad(rows, why): raise UserError(f'{shown(path)}: {why}: {_some(rows)}; extract the faces again')
@@ -28,10 +37,7 @@ def _checked(t: pd.DataFrame, path, check_files: bool, labelled: bool) -> pd.Dat
     if (other := ~t.label.isin([0, 1] if labelled else [0, 1, -1])).any(): raise UserError(f'{shown(path)}: a label is 0 (real) or 1 (fake), not {_some(t.label[other].unique())}; extract from an indexed dataset, or read it with labelled=False')
     if (t.frame < 0).any() or (t.frame != t.frame.astype(int)).any(): bad(t.frame[(t.frame < 0) | (t.frame % 1 != 0)].unique(), 'frames count from 0, not')
     if (outside := t.file.str.contains(r'^/|\\|(?:^|/)\.\.(?:/|$)')).any(): bad(t.file[outside], 'paths that are not below its folder')
-    several = [c for c in ('dataset', 'compression') if t[c].nunique() > 1]
-    key = t.video.astype(str)
-    for c in reversed(several): key = t[c].astype(str)+'/'+key
-    t = t.assign(frame=t.frame.astype(int), label=t.label.astype(int), key=key)
+    t = t.assign(frame=t.frame.astype(int), label=t.label.astype(int), key=_keys(t, _several(t)))
     t = t.sort_values(['key', 'frame'], kind='stable', ignore_index=True)
     if (twice := t.duplicated(['key', 'frame'])).any(): bad([f'{k} frame {f}' for k, f in zip(t.key[twice], t.frame[twice])], 'frames that occur twice')
     for c, word in (('label', 'labels'), ('split', 'splits'), ('method', 'methods')):
@@ -39,12 +45,22 @@ def _checked(t: pd.DataFrame, path, check_files: bool, labelled: bool) -> pd.Dat
     if check_files and (gone := [f for f in t.file if not os.path.exists(os.path.join(path.parent, f))]): bad(gone, f'{len(gone)} of {len(t)} crops are missing')
     return t.assign(row=np.arange(len(t)))
 
+def _absent(folder: Path, faces: pd.DataFrame # the checked manifest
+           ) -> pd.DataFrame|None: # a row a video without a crop; None: the folder does not say, for it is older or made otherwise
+    path = folder/'faces.json'
+    said = read_json(path) if path.is_file() else {}
+    names, about = [*said.get('no_face', ()), *said.get('skipped', ())], said.get('about', {})
+    if 'no_face' not in said or any(n not in about for n in names): return None
+    t = pd.DataFrame([dict(about[n], video=n) for n in names], columns=[c for c in COLUMNS if c not in ('frame', 'file')])
+    return t.assign(key=_keys(t, _several(faces)))
+
 # %% ../../nbs/17_data.sampling.ipynb #089e0e08
 @dataclass(frozen=True)
 class FaceSet:
     "The crops of a folder that face extraction made, a row each, sorted by video and frame."
     root: Path # the folder of `faces.parquet`
     frame: pd.DataFrame # columns of the manifest, and `key` (the video, unique) and `row` (number of the crop in the whole set)
+    absent: pd.DataFrame|None = None # videos without a crop, as `faces.json` describes them; None: it does not
 
     @staticmethod
     def read(folder: Path|str, # with `faces.parquet` and the crops
@@ -56,7 +72,8 @@ class FaceSet:
         if not path.is_file(): raise UserError(f'{shown(path)}: no such file; make it with `deepfakenb data faces`')
         try: table = pd.read_parquet(path)
         except Exception as e: raise UserError(f'{shown(path)}: not a Parquet file ({type(e).__name__}); extract the faces again') from None
-        return FaceSet(Path(folder), _checked(table, path, check_files, labelled))
+        frame = _checked(table, path, check_files, labelled)
+        return FaceSet(Path(folder), frame, _absent(path.parent, frame))
     def __len__(self): return len(self.frame)
     @property
     def files(self) -> list[Path]:
@@ -69,6 +86,12 @@ class FaceSet:
         t = g.agg(label=('label', 'first'), method=('method', 'first'), split=('split', 'first'), frames=('frame', 'size'), first=('frame', 'min'), last=('frame', 'max'))
         return t.assign(holes=(t['last']-t['first'])//self.step+1-t.frames)
     @property
+    def faceless(self) -> list[str]|None: # keys; None: the folder does not say
+        "Videos of this set's splits and methods that could not be read or show no face; forged ones only in a split that has some."
+        if self.absent is None: return None
+        there = set(zip(self.frame['split'], self.frame['label']))           # whoever learns from real videos alone misses no forged one
+        return [k for k, s, l in zip(self.absent['key'], self.absent['split'], self.absent['label']) if (s, l) in there]
+    @property
     def step(self) -> int:
         "How far successive extracted frames lie apart: 1 where every frame was extracted."
         d = self.frame.frame.diff()[self.frame.key.eq(self.frame.key.shift())]
@@ -79,15 +102,16 @@ class FaceSet:
         return self.only(split=name)
     def only(self, **wanted) -> 'FaceSet': # column = value or values
         "Rows with these values, e.g. `method=('original', 'FaceSwap')`; a value that does not occur raises `UserError`."
-        keep = np.ones(len(self), bool)
+        keep, absent = np.ones(len(self), bool), self.absent
         for column, values in wanted.items():
             if column not in self.frame: raise UserError(f"{column}: no such column; choose from {', '.join(self.frame.columns)}", 2)
             values = [values] if isinstance(values, (str, int)) else list(values)
             if unknown := [v for v in values if not (self.frame[column] == v).any()]:
                 raise UserError(f"{shown(self.root)}: no face with {column} {_some(unknown)}; there are {_some(sorted(map(str, self.frame[column].unique())), 12)}", 2)
             keep &= self.frame[column].isin(values).to_numpy()
+            if absent is not None and column in absent: absent = absent[absent[column].isin(values)]
         if not keep.any(): raise UserError(f'{shown(self.root)}: no face with {wanted} together', 2)
-        return replace(self, frame=self.frame[keep].reset_index(drop=True))
+        return replace(self, frame=self.frame[keep].reset_index(drop=True), absent=absent)
 
 # %% ../../nbs/17_data.sampling.ipynb #d8b80bb6
 @dataclass(frozen=True)
@@ -134,8 +158,9 @@ def _groups(faces: FaceSet): # yields key, frame numbers, rows, where a run ends
 def _finish(faces, found: dict, level, kind, why: str, **counts) -> Samples: # found: key -> (n, T) rows
     none = [k for k, r in found.items() if not len(r)]
     if len(none) == len(found): raise UserError(f'{shown(faces.root)}: {why}', 2)
-    rows = np.concatenate([r for r in found.values() if len(r)])
-    return Samples(faces, rows.astype(np.int64), level, kind, dict(videos=len(found), samples=len(rows), without=none, unused=len(faces)-len(np.unique(rows[rows >= 0])), **counts))
+    rows, faceless = np.concatenate([r for r in found.values() if len(r)]), faces.faceless
+    met = dict(videos=len(found)+len(faceless or ()), samples=len(rows), without=none, faceless=faceless)
+    return Samples(faces, rows.astype(np.int64), level, kind, dict(met, unused=len(faces)-len(np.unique(rows[rows >= 0])), **counts))
 
 # %% ../../nbs/17_data.sampling.ipynb #d20ee84e
 WHERE = ('spread', 'random', 'middle', 'first')

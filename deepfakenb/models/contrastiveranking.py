@@ -6,6 +6,7 @@ __all__ = ['SWINS', 'SWIN_NARROW', 'POSITIONS', 'STREAMS', 'BCE', 'TABLE3', 'SCO
            'ContrastiveRanking', 'ContrastiveMILDetector']
 
 # %% ../../nbs/70_models.contrastiveranking.ipynb #a289db8b
+import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,8 +15,8 @@ from ..layers.attention import choice, name_attentions
 from ..layers.blocks import Encoder
 from ..layers.observed import Observed
 from ..layers.positions import SinePositions
-from ..losses.contrastive import REGULARITY, mil_loss, probability, regularity_loss
-from ..losses.contrastive import similarity_matrix, sorted_similarities, strongest, values_of_k
+from ..losses.contrastive import REGULARITY, mil_loss, probability, regularity_loss, similarity_matrix
+from ..losses.contrastive import sorted_similarities, strongest, values_of_k, which_forged
 from ..losses.ranking import RANKINGS, bce_loss, pairwise_loss, rank_targets, ranked_answer, ranking_loss
 from .backbones import BACKBONES, Backbone, fit, read_tensors
 from .base import DetectorModel
@@ -167,10 +168,11 @@ def check_options(o: dict): # of either model
     if o['d'] % 4 or o['d'] % o['heads']: raise UserError(f"d = {o['d']}: must be a multiple of 4 and of heads = {o['heads']}", 2)
     if o['kernel'] % 2 == 0: raise UserError(f"kernel = {o['kernel']}: an odd number", 2)
     if not 0 <= o['dropout'] < 1: raise UserError(f"dropout = {o['dropout']}: from 0 to below 1", 2)
-    if not o['tau'] > 0: raise UserError(f"tau = {o['tau']}: the temperature must be positive", 2)
+    if not 0 < o['tau'] < math.inf: raise UserError(f"tau = {o['tau']}: the temperature must be positive", 2)
     for k in ('lambda1', 'lambda2', 'alpha'):
-        if not o.get(k, 0) >= 0: raise UserError(f'{k} = {o[k]}: not below 0', 2)
-    values_of_k(2 if isinstance(o['k'], (str, int)) else 10**9, o['k'], o['least'])
+        if not 0 <= o.get(k, 0) < math.inf: raise UserError(f'{k} = {o[k]}: a finite number, not below 0, is needed', 2)
+    values_of_k(10**9 if isinstance(o['k'], (tuple, list)) else 2, o['k'])     # how many pairs there are, the pictures decide
+    values_of_k(2, least=o['least'])
     ranked = STREAMS[o['streams']] if o.get('lambda2') and o.get('alpha') else ()
     reached = {*ranked, *(BCE[o['bce']] if o['lambda1'] else ())}
     missed = [] if 'fused' in reached else [s for s in STREAMS[o['streams']] if s not in reached]
@@ -306,7 +308,7 @@ class ContrastiveMILDetector(ContrastiveMIL, DetectorModel):
         f = out['fused'][:, 0]
         return dict(out, logits=torch.stack([torch.zeros_like(f), f], 1), head=f.float().sigmoid())
     def loss(self, outputs, labels, weights=None):
-        fake = labels.bool()
+        fake = which_forged(labels, outputs['contrast'])
         share = outputs['mil'].new_ones(len(labels)) if weights is None else weights[labels].to(outputs['mil'].dtype)
         terms = {name: (t*share).sum()/share.sum() for name, t in self.terms(outputs, fake, fake[:, None]).items()}
         return dict(loss=sum(terms.values()), **terms)

@@ -26,6 +26,7 @@ class Row:
     data: dict = field(default_factory=dict)  # added to the data, e.g. frames of a clip
     train: dict = field(default_factory=dict) # added to the training's options
     filed: str = ''        # name under which its runs are filed, where they are another table's
+    where: str = ''        # of a reader's row: its file and place there; what is wrong with it is its reason, and raises nothing
 
 @dataclass(frozen=True)
 class Column:
@@ -85,6 +86,14 @@ class TableSpec:
     def cell(self, preset, row, column) -> tuple[tuple, str|None]: # runs, reason
         "What a row and a column need in a preset."
         if row.reason: return (), row.reason
+        if not row.where: return self._needed(preset, row, column)
+        try:
+            specs, reason = self._needed(preset, row, column)
+            if specs and specs[0].id and row.data and preset != 'paper': specs[0].task.check(specs[0].data)    # has a name, and data that can be had
+            return specs, reason
+        except UserError as e: return (), f'{row.where}: {e}'
+        except (LookupError, TypeError, ValueError) as e: return (), f'{row.where}: column {column.label!r} has no setting for it ({type(e).__name__}: {e})'
+    def _needed(self, preset, row, column):
         scale = self.scale(preset, row, column)
         if isinstance(scale, str): return (), scale
         data = {**self.data, 'source': source_of(preset), **column.data, **row.data, **scale.data}
@@ -98,10 +107,21 @@ class TableSpec:
         made = []
         for r in self.rows:
             for c in self.columns:
+                needed = None
                 for m in c.metrics or self.metrics:
-                    value = self.computed and self.computed(preset, r, c, m)
-                    made.append(Cell(r.label, c.label, m, computed=value) if value else Cell(r.label, c.label, m, *self.cell(preset, r, c), c.test, c.level or self.level))
+                    value = None if r.reason or not self.computed else self.computed(preset, r, c, m)
+                    if value: made.append(Cell(r.label, c.label, m, computed=_told(value, r.where) if r.where else value)); continue
+                    needed = needed or self.cell(preset, r, c)
+                    made.append(Cell(r.label, c.label, m, *needed, c.test, c.level or self.level))
         return made
+
+def _told(computed, where: str): # the same function
+    "What a reader's model raises when it is built becomes a `UserError`, which a table can tell."
+    def told():
+        try: return computed()
+        except UserError as e: raise UserError(f'{where}: {e}', 2) from e
+        except Exception as e: raise UserError(f'{where}: its model cannot be built ({type(e).__name__}: {e})', 2) from e
+    return told
 
 # %% ../../nbs/82_protocols.base.ipynb #16cb4313
 @dataclass(frozen=True)
@@ -146,26 +166,38 @@ def _nearest(name: str, names: list[str]) -> str: # for a message; names have co
 # %% ../../nbs/82_protocols.base.ipynb #5472ac26
 def own_rows(paper: str # 'p1' …
             ) -> dict[str, tuple[Row, ...]]: # id of a table -> rows to add
-    "The reader's own rows of a paper's tables, from `rows.toml` in `own_dir()`; a malformed entry raises `UserError`."
-    path = own_dir()/'rows.toml'
+    "The reader's own rows of a paper's tables, from `rows.toml` in `own_dir()`; what is wrong with one is its reason; '': of no known table."
+    path, out = own_dir()/'rows.toml', {}
     if not path.is_file(): return {}
-    try: entries = tomllib.loads(path.read_text(encoding='utf8')).get('row', [])
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e: raise UserError(f'{shown(path)}: not valid TOML ({e}); mend it', 2) from e
-    out, kinds = {}, dict(table=str, label=str, model=str, options=dict, data=dict, train=dict)
-    if not isinstance(entries, list): raise UserError(f'{shown(path)}: a row begins with [[row]], in double brackets', 2)
+    entries, wrong = _entries(path)
+    if wrong: out[''] = [Row(path.name, reason=f'{shown(path)}: {wrong}', own=True)]
     for n, e in enumerate(entries, 1):
-        where = f'{shown(path)}: row {n}'
-        if bad := [k for k in e if k not in kinds]: raise UserError(f"{where}: unknown entry {bad[0]!r}; choose from {', '.join(kinds)}", 2)
-        if missing := [k for k in ('table', 'label', 'model') if k not in e]: raise UserError(f'{where}: needs {missing[0]}', 2)
-        if wrong := [k for k, v in e.items() if not isinstance(v, kinds[k])]: raise UserError(f'{where}: {wrong[0]} is not a {"text" if kinds[wrong[0]] is str else "{name = value} table"}', 2)
-        if not e['table'].startswith(paper+'_'):
-            if e['table'].split('_')[0] not in PAPERS: raise UserError(f"{where}: table {e['table']!r}; names look like p2_table1", 2)
-            continue
-        row = Row(e['label'], e['model'], e.get('options', {}), _trouble(e), own=True, data=e.get('data', {}), train=e.get('train', {}))
-        out.setdefault(e['table'], []).append(row)
+        where, e = f'{shown(path)}: row {n}', e if isinstance(e, dict) else {}
+        named, wrong = str(e.get('table', '')), _malformed(e)
+        if named.split('_')[0] not in PAPERS: named, wrong = '', wrong or f'table {named!r}; names look like p2_table1'
+        elif not named.startswith(paper+'_'): continue
+        label = e['label'] if isinstance(e.get('label'), str) and e['label'] else f'{path.name}, row {n}'
+        made = dict(args=e.get('options', {}), data=e.get('data', {}), train=e.get('train', {})) if not (wrong := wrong or _unbuildable(e)) else {}
+        out.setdefault(named, []).append(Row(label, str(e.get('model', '')), reason=wrong and f'{where}: {wrong}', own=True, where=where, **made))
     return {k: tuple(v) for k, v in out.items()}
 
-def _trouble(entry: dict) -> str: # why a row's model cannot be built, or ''
+def _entries(path) -> tuple[list, str]: # what the file holds; what is wrong with it, or ''
+    try: found = tomllib.loads(path.read_text(encoding='utf8'))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e: return [], f'not valid TOML ({e}); mend it'
+    except OSError as e: return [], f'cannot be read ({e.strerror}); mend it'
+    rows = found.get('row', [])
+    if not isinstance(rows, list) or set(found)-{'row'}: return rows if isinstance(rows, list) else [], 'a row begins with [[row]], in double brackets'
+    return rows, ''
+
+_KINDS = dict(table=str, label=str, model=str, options=dict, data=dict, train=dict)   # of an entry
+
+def _malformed(entry: dict) -> str: # what is wrong with its form, or ''
+    if bad := [k for k in entry if k not in _KINDS]: return f"unknown entry {bad[0]!r}; choose from {', '.join(_KINDS)}"
+    if missing := [k for k in ('table', 'label', 'model') if entry.get(k, '') == '']: return f'needs {missing[0]}'
+    wrong = next((k for k, v in entry.items() if not isinstance(v, _KINDS[k])), '')
+    return wrong and f'{wrong} is not a {"text" if _KINDS[wrong] is str else "{name = value} table"}'
+
+def _unbuildable(entry: dict) -> str: # why a row's model cannot be built, or ''
     import inspect
     from deepfakenb.models.base import model_class
     try: known = list(inspect.signature(model_class(entry['model']).__init__).parameters)[1:]
@@ -177,11 +209,21 @@ PAPERS = ('p1', 'p2', 'p3', 'p4', 'p5')
 
 def get(paper: str # 'p1' …
        ) -> Protocol:
-    "The protocol of a paper, with the reader's own rows; an unknown paper, or an entry of `rows.toml` that cannot be read, raises `UserError`."
+    "The protocol of a paper, with the reader's own rows; an unknown paper raises `UserError`."
     if paper not in PAPERS: raise UserError(f"paper {paper!r}: choose from {', '.join(PAPERS)}", 2)
     protocol, mine = importlib.import_module(f'deepfakenb.protocols.{paper}').protocol, own_rows(paper)
     if not mine: return protocol
-    tables = {k: replace(t, rows=(*t.rows, *mine.pop(k, ()))) for k, t in protocol.tables.items()}
-    if mine: raise UserError(f"{shown(own_dir()/'rows.toml')}: table {next(iter(mine))!r}; {paper} has {', '.join(tables)}", 2)
-    return replace(protocol, tables=tables)
+    def why(r, table): return r.reason or f"{r.where}: table {table!r}; {paper} has {', '.join(protocol.tables)}"
+    lost = tuple(replace(r, reason=why(r, k)) for k, rows in mine.items() if k not in protocol.tables for r in rows)
+    return replace(protocol, tables={k: _beside(t, (*mine.get(k, ()), *lost)) for k, t in protocol.tables.items()})
+
+def _beside(table: TableSpec, rows) -> TableSpec: # of `own_rows`
+    "A table with the reader's rows behind its own, each under a name that no other has."
+    from deepfakenb.tasks.sequence import GUESSES
+    every, taken = list(table.rows), {r.label for r in table.rows} | set(GUESSES)
+    for n, r in enumerate(rows, 1):
+        why = f'{r.where}: the table has a row {r.label!r} already; choose another label'
+        if r.label in taken: r = replace(r, label=f'{r.label} (own, {n})', reason=r.reason or why)
+        taken.add(r.label); every.append(r)
+    return replace(table, rows=tuple(every))
 

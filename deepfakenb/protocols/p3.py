@@ -3,8 +3,9 @@
 # %% auto #0
 __all__ = ['NARROW', 'NETWORKS', 'RANKING', 'SMALL', 'EPOCHS', 'TRACKS', 'PRINTED', 'RANKED', 'MINE', 'NARROW_ROWS', 'DETECTORS',
            'ROWS', 'PARTS', 'ORDER', 'ORDER_ROWS', 'LOSSES', 'USED', 'COMBINATIONS', 'PAIRS', 'SENSITIVITY', 'SWIN',
-           'EFFICIENT', 'ELSEWHERE', 'C23', 'BLENDED', 'PLAIN', 'WARM', 'SBI', 'ALONE', 'BINARY', 'SETS', 'TABLES',
-           'WHOLE', 'CONFLICT_TABLE', 'protocol', 'ours', 'theirs', 'ranking_scale', 'binary_scale', 'only_narrow']
+           'EFFICIENT', 'ELSEWHERE', 'C23', 'BLENDED', 'PLAIN', 'WARM', 'SBI', 'ALONE', 'SWIN_ROWS', 'NARROW_BINARY',
+           'BINARY', 'SETS', 'TABLES', 'WHOLE', 'CONFLICT_TABLE', 'protocol', 'ours', 'theirs', 'ranking_scale',
+           'binary_scale', 'only_narrow']
 
 # %% ../../nbs/82_protocols.p3.ipynb #c021341
 from dataclasses import replace
@@ -55,7 +56,8 @@ def binary_scale(preset, row, column) -> Scale|str:
     "What a cell of Table 2 is trained with in a preset, or why it is not."
     warm = row.args.get('weights') in OURS
     if preset == 'smoke' and (warm or column.test is not None and column.test.dataset != 'celebdf'): return 'not in smoke'
-    if warm and not column.own: return 'a row of two cores'
+    if not column.own and (warm or row.label in NARROW_BINARY): return 'a row of two cores'
+    if column.own and row.label in SWIN_ROWS: return f'another backbone: {NARROW}, in rows of its own'
     made = detector_scale(preset, row, column, sizes=(64, 384))
     if isinstance(made, str) or not column.own or not row.data.get('self_blended'): return made
     return replace(made, args=narrow(row, scratch=True))        # our starts have seen forgeries
@@ -96,7 +98,9 @@ PLAIN = dict(contrastive=False, depth=0, streams='patch', bce='patch', score='he
 WARM = ', from a start that has seen forgeries'
 SBI = (Row('SBIs (EfficientNet-B4)', EFFICIENT, data=BLENDED), Row('SBIs (Swin Transformer)', 'contrastive-mil', PLAIN, data=BLENDED))
 ALONE = Row('Ours, self-blends alone', 'contrastive-mil', data=BLENDED, own=True)
-BINARY = (Row('Xception', 'xception'), Row('EfficientNet-B4', EFFICIENT), Row('Multi-Att (EfficientNet-B4)', 'multi-attentional-detector'), *SBI, Row('Ours (Swin Transformer)', 'contrastive-mil'),
+SWIN_ROWS = {'SBIs (Swin Transformer)': SBI[1], 'Ours (Swin Transformer)': Row('Ours (Swin Transformer)', 'contrastive-mil')}
+NARROW_BINARY = {r.label: r for r in (replace(r, label=r.label.replace('Swin Transformer', NARROW), own=True) for r in SWIN_ROWS.values())}   # what two cores train of them
+BINARY = (Row('Xception', 'xception'), Row('EfficientNet-B4', EFFICIENT), Row('Multi-Att (EfficientNet-B4)', 'multi-attentional-detector'), *SBI, SWIN_ROWS['Ours (Swin Transformer)'], *NARROW_BINARY.values(),
           Row('Ours, fused head as score', 'contrastive-mil', dict(score='head'), own=True), ALONE,
           *(replace(r, label=r.label+WARM, args={**r.args, 'weights': start}, own=True) for r, start in ((SBI[0], 'faces'), (ALONE, 'single-edits'))), *beside('video'))
 def _crossed(end): return tuple(Column(f'Cross-testing {k}{end}', data=C23, own=bool(end), test=TestSpec(dataset=d)) for k, d in ELSEWHERE.items())

@@ -121,7 +121,8 @@ def files_html(run: Run, base: str # address of the run's folder
     def words(p):
         if p.parent.name == 'tests': return f'answers to a further test set: {tested_on(p)}'
         return WORDS.get(p.name, 'weights of a chosen epoch' if p.suffix == '.safetensors' else '')
-    rows = [(f'<a href="{e(base)}/{e(name)}">{e(name)}</a>', size(p.stat().st_size), e(words(p))) for p in here for name in [p.relative_to(run.path).as_posix()]]
+    mark = lambda p: f' id="test-{e(p.stem)}"' if p.parent.name == 'tests' else ''      # numbers of tables link here
+    rows = [(f'<a{mark(p)} href="{e(base)}/{e(name)}">{e(name)}</a>', size(p.stat().st_size), e(words(p))) for p in here for name in [p.relative_to(run.path).as_posix()]]
     rows += [(e(n), 'not here', 'weights of a chosen epoch; they are not committed: <code>deepfakenb reproduce</code> trains them again') for n in run.record['files'] if not (run.path/n).is_file()]
     return rows_html(['file', 'size', 'what it is'], rows)
 
@@ -129,7 +130,7 @@ def files_html(run: Run, base: str # address of the run's folder
 def origin_rows(run: Run) -> list[tuple[str, str]]:
     "Where a run comes from."
     p, e = run.provenance, html.escape
-    return [('run', f'<code>{e(run.id)}</code>'), ('state', e('; '.join(run.stale)) or 'current'), ('written', e(said(p.get('time')))), ('duration', duration(p.get('duration_s'))), ('commit', e(said(p.get('commit')))),
+    return [('run', f'<code>{e(run.id)}</code>'), ('state', e('; '.join(run.stale)) or 'current'), ('written', e(said(p.get('time')))), ('duration', duration(p.get('duration_s'))), ('processor time', duration(p.get('processor_s'))), ('commit', e(said(p.get('commit')))),
             ('data', e(f"{said(p.get('data_kind'))}; fingerprint {run.fingerprint}; {said(p.get('images'))}")), ('parameters of the model', f"{n:,}" if isinstance(n := run.metrics.get('parameters'), int) else '—'),
             ('machine', e(f"{said(p.get('gpu')).replace('—', 'no GPU')}; {said(p.get('cpus'))} processor cores; {said(p.get('machine'))}")), ('software', e(said(p.get('versions'))))]
 

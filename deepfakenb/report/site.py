@@ -309,7 +309,8 @@ def claims_text(rows: list[dict]) -> str:
     from collections import Counter
     n = Counter(verdict_kind(r['verdict']) for r in rows)
     said = ', '.join(f"{n[k]} {w}" for k, w in (('holds', 'hold'), ('does not hold', 'do not hold'), ('undecided', 'are undecided'), ('not measured', 'are not measured')) if n[k])
-    return f'Of {len(rows)} claims of the five papers, on rendered faces and narrow networks: {said}. {sum("against it" in r["the paper’s numbers"] for r in rows)} are contradicted by the numbers that their own paper prints.'
+    once = sum('on one seed' in r['verdict'] for r in rows)
+    return f'Of {len(rows)} claims of the five papers, on rendered faces and narrow networks: {said}{f" ({once} of the verdicts rest on one seed)" if once else ""}. {sum("against it" in r["the paper’s numbers"] for r in rows)} are contradicted by the numbers that their own paper prints.'
 
 def claims_html(folder: Path, rows: list[dict], pages: dict|None = None) -> str: # of `claims_of`; notebook or run -> page
     "The section on claims; its rows folded away by paper."

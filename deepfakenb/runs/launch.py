@@ -6,10 +6,10 @@ __all__ = ['KINDS', 'ROOM', 'Parameter', 'notebook_parameters', 'check_parameter
            'explain_failure', 'adopt', 'launch']
 
 # %% ../../nbs/81_runs.launch.ipynb #36eb971e
-import ast, difflib, errno, json, os, queue, re, shutil, signal, threading, time
+import ast, difflib, json, os, queue, re, signal, threading, time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from ..core import ROOT, UserError, atomic, read_json, shown
+from ..core import ROOT, UserError, atomic, disk_is_full, no_room, read_json, shown
 from .spec import TRAIN_NOTEBOOK, RunSpec
 from . import store as runs
 
@@ -160,18 +160,21 @@ def run_notebook(path: Path|str, # a notebook with a typed `parameters` cell
     check_parameters(path, parameters)
     import papermill
     mine, output = kernel or Kernel(), Path(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
     try:
+        output.parent.mkdir(parents=True, exist_ok=True)
         papermill.execute_notebook(str(path), str(output), parameters, engine_name=_engine(), progress_bar=False, km=mine.manager(), cwd=str(ROOT), kernel_name='python3')
-    except OSError as e:
-        if e.errno not in (errno.ENOSPC, errno.EDQUOT): raise
-        output.unlink(missing_ok=True)                                  # half a notebook helps nobody
-        raise UserError(f'the disk is full: {shown(output)} could not be written ({shutil.disk_usage(output.parent).free/2**20:.0f} MB are free there, '
-                        f'a chapter with its figures needs about {ROOM}); free some space and run the same command again, what was finished is kept') from e
+    except OSError as e: _told_if_full(output, e); raise
     finally:
         if kernel is None: mine.close()
-        if output.is_file(): tidy(output, out)
+        try:
+            if output.is_file(): tidy(output, out)
+        except UserError as e: _told_if_full(output, e); raise              # a tidied copy takes as much room again
     return output
+
+def _told_if_full(output: Path, error: Exception): # raises where it was for want of room
+    if not disk_is_full(error): return
+    output.unlink(missing_ok=True)                                      # half a notebook helps nobody
+    raise no_room(output, error, f'a chapter with its figures needs about {ROOM}') from error
 
 def run_watched(path: Path|str, output: Path|str, parameters: dict, out: Path|None = None) -> Path: # as `run_notebook`
     "`run_notebook` in another thread, so that Ctrl-C in this one ends the kernel and is raised as what it is."
@@ -228,7 +231,7 @@ def _task(spec, out, fingerprint, keep_stale, tests=()):
             if fingerprint and run.fingerprint != fingerprint: task.note = 'the data have changed'
             elif run.stale and not keep_stale: task.note = 'stale: ' + ', '.join(run.stale)
             else: task.state, task.note = 'reuse', 'stale, kept: ' + ', '.join(run.stale) if run.stale else ''
-            if task.state == 'reuse' and (left := [t for t in tests if runs.test_facts(run, t) is None]) and (folder/spec.task.checkpoints[spec.task.default]).is_file():
+            if task.state == 'reuse' and (left := [t for t in tests if runs.lacking(run, t)]) and (folder/spec.task.checkpoints[spec.task.default]).is_file():
                 task.state, task.note = 'train', f"trained before; {len(left)} further test set{'s' if len(left) > 1 else ''}"
     if task.state == 'train' and unfinished.parent.is_dir() and runs.is_busy(spec, out): task.state, task.note = 'wait', 'another process is training it'
     return task

@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['RECORD', 'PLAIN', 'runs_dir', 'run_dir', 'unfinished_dir', 'lock_of', 'is_busy', 'Record', 'seal', 'Run',
-           'save_answers', 'test_facts', 'schema_facts', 'tested', 'add_test', 'find', 'list_runs', 'load_run',
-           'failure', 'differing', 'Job', 'write_record', 'publish', 'plain_json', 'begin']
+           'save_answers', 'test_facts', 'lacking', 'schema_facts', 'tested', 'add_test', 'find', 'list_runs',
+           'load_run', 'failure', 'differing', 'Job', 'write_record', 'publish', 'plain_json', 'begin']
 
 # %% ../../nbs/80_runs.store.ipynb #2aa0b91a
 import json, math, shutil
@@ -133,12 +133,23 @@ def _test_file(run: Run, test: TestSpec) -> Path:
     return path if path.is_file() or not path.with_suffix('.npz').is_file() else path.with_suffix('.npz')
 
 def test_facts(run: Run, test: TestSpec) -> dict|None: # fingerprint, left_out …
-    "What is on record of a further test set; None where it was not tested, or with other weights."
+    "What is on record of a further test set; None if not tested, with other weights, or if another test lies under its name; damage raises `UserError`."
     path = _test_file(run, test)
     if not path.is_file(): return None
-    try: facts = read_plain(path)[1] if path.suffix == '.npz' else schema_facts(path)
-    except Exception as e: raise UserError(f'{shown(path)}: damaged ({type(e).__name__}); delete it and run the same command again') from None
-    return facts if facts.get('weights') == run.weights_hash() and facts.get('version') == run.spec.task.version else None
+    try: facts = dict(read_plain(path)[1] if path.suffix == '.npz' else schema_facts(path))
+    except Exception as e: raise _damaged(path, e) from None
+    return facts if facts.get('weights') == run.weights_hash() and facts.get('version') == run.spec.task.version and _answered(facts) == test.id else None
+
+def _damaged(path, e) -> UserError: return UserError(f'{shown(path)}: damaged ({type(e).__name__}); delete it and run the same command again')
+
+def _answered(facts: dict) -> str: # id of the test on record, entries that came later at their defaults; '' for none that there is
+    try: return TestSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in facts['test'].items()}).id
+    except (KeyError, TypeError, AttributeError): return ''
+
+def lacking(run: Run, test: TestSpec) -> str: # '' where they are there
+    "Why a run has no answers to a further test set."
+    try: return '' if test_facts(run, test) is not None else 'not tested'
+    except UserError as e: return str(e)
 
 def schema_facts(path: Path) -> dict:
     "What a Parquet file of answers says about itself."
@@ -146,10 +157,13 @@ def schema_facts(path: Path) -> dict:
     return json.loads(pq.read_schema(path).metadata[b'deepfakenb'])
 
 def tested(self, test: TestSpec): # DataFrame
-    "Answers to a further test set; one that was not tested raises `UserError`."
+    "Answers to a further test set; one that was not tested, or a damaged file, raises `UserError`."
     if test.id == TestSpec().id: p = self.predictions; return p[p['split'] == 'test']
     if test_facts(self, test) is None: raise UserError(f'{self.id}: not tested on {test.title} yet; run deepfakenb reproduce while its weights are here')
-    return self.spec.task.read(_test_file(self, test))
+    path = _test_file(self, test)
+    if path.suffix == '.npz': raise UserError(f'{shown(path)}: kept without Parquet; pack the run and bring it home with deepfakenb runs import')
+    try: return self.spec.task.read(path)
+    except Exception as e: raise _damaged(path, e) from None
 
 def add_test(self, test: TestSpec, device=None, root=None) -> dict: # facts
     "Test the run on a further set and keep the answers; nothing is done where they are there."

@@ -36,13 +36,15 @@ def train_run(spec: RunSpec, # what to train
         if folder: spec.task.fit(spec, opened, Path(folder), device)
         return None                                     # the leader examines, files and tests
     if isinstance(job, Job):
+        whole, worked = not (job.folder/'history.csv').exists(), time.process_time()     # of a run that goes on, the first part's work is not known
         history = spec.task.fit(spec, opened, job.folder, device)
         tell('what the chosen epochs say about validation and test')
         began = time.monotonic()
         predictions, metrics = spec.task.examine(spec, opened, job.folder, history, device)
         loss = history['train_loss']
         metrics = dict(metrics, loss=dict(first=loss.iloc[0], last=loss.iloc[-1]), epochs=len(history))
-        run = job.finish(metrics, predictions, data_kind=kind, images=spec.task.counts(opened), duration_s=round(float(history['seconds'].sum())+time.monotonic()-began, 1))
+        run = job.finish(metrics, predictions, data_kind=kind, images=spec.task.counts(opened), duration_s=round(float(history['seconds'].sum())+time.monotonic()-began, 1),
+                         processor_s=round(time.process_time()-worked, 1) if whole else None)
     else: run = job
     for test in tests:
         tell(f'tested on: {test.title}')

@@ -17,7 +17,8 @@ def example(model, size: int, frames: int = 1, n: int = 2, device='cpu', seed: i
     "A batch of noise that a model can learn from."
     g = torch.Generator().manual_seed(seed)
     if hasattr(model, 'teacher'):
-        labels = torch.randint(0, 6, (n, 5), generator=g).sort(1, descending=True).values
+        edits = torch.rand(n, 5, generator=g).argsort(1)+1
+        labels = torch.where(torch.arange(5) < torch.randint(0, 6, (n, 1), generator=g), edits, 0)      # some of the five, each once
         further, targets = model.teacher(labels.to(device))
         return (torch.rand(n, 3, size, size, generator=g).to(device), *further), targets
     return (torch.rand(n, frames, 3, size, size, generator=g).to(device),), (torch.arange(n) % 2).to(device)

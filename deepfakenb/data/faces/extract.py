@@ -148,14 +148,14 @@ def extract_faces(videos, # folder of videos, a video file, a data.video.VideoIn
         for _ in progress(_run(todo, settings, out, workers), 'faces', len(todo)): pass
         records = _manifest(jobs, facts, settings, out)
         shutil.rmtree(out/'.work', ignore_errors=True)
-        e = _summary(records, settings, out, len(todo), time.perf_counter()-start)
+        e = _summary(records, facts, settings, out, len(todo), time.perf_counter()-start)
     finally: lock.release()
     if len(e.skipped) == e.videos: raise UserError(f"{next(iter(e.skipped.values()))}{f' (and {e.videos-1} more, none of which could be read: see faces.json)' if e.videos > 1 else ''}")
     return e
 
 # %% ../../../nbs/16_data.faces.extract.ipynb #ea5f978f
-def _summary(records: list[dict], settings: Settings, out: Path, made: int, seconds: float) -> Extraction:
-    "Count, write faces.json."
+def _summary(records: list[dict], facts: dict, settings: Settings, out: Path, made: int, seconds: float) -> Extraction:
+    "Count, write faces.json; of videos without a crop it keeps what the index says, since the manifest has no row of them."
     skipped = {r['video']: r['skipped'] for r in records if 'skipped' in r}
     read = [r for r in records if 'skipped' not in r]
     no_face, with_face = [r['video'] for r in read if not r['faces']], [r for r in read if r['faces']]
@@ -164,5 +164,5 @@ def _summary(records: list[dict], settings: Settings, out: Path, made: int, seco
     part = lambda name: dict(sorted(sum((Counter(r.get(name, {})) for r in records), Counter()).items()))
     write_json(out/'faces.json', dict(settings=settings.told(), counts=dict(videos=e.videos, with_face=len(with_face), no_face=len(no_face), skipped=len(skipped), frames=sum(r['frames'] for r in read), faces=e.faces,
                dropped=e.dropped), several_faces={r['video']: r['most_faces'] for r in read if r['most_faces'] > 1}, several_tracks={r['video']: r['tracks'] for r in read if r['tracks'] > 1},
-               no_face=no_face, skipped=skipped, dropped=dropped, cost=part('cost'), seconds=part('seconds')))
+               no_face=no_face, skipped=skipped, about={v: facts[v] for v in (*no_face, *skipped)}, dropped=dropped, cost=part('cost'), seconds=part('seconds')))
     return e
