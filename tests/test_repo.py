@@ -169,9 +169,18 @@ def test_make_explains_itself(root):
 
 def test_nobody_asks_which_task(root):
     "Whatever differs between lists of edits and detection stands in `tasks`; nothing else asks which of them it has."
-    asks = re.compile(r"task\.name\s*[=!]=|isinstance\([^)]*(Sequence|Detection)\b|\['name'\]\s*[=!]=\s*'(video|seqdeepfake)'|tasks\.detection import")
+    asks = re.compile(r"task\.name\s*[=!]=|isinstance\([^)]*(Sequence|Detection)\b|\['name'\]\s*[=!]=\s*'(video|seqdeepfake)'|tasks\.detection import|task\.unit\s*[=!]=")
     for p in (root/'deepfakenb').rglob('*.py'):
         if p.parent.name != 'tasks' and p.name != '_modidx.py': assert not asks.search(p.read_text()), f'{p.relative_to(root)}: {asks.search(p.read_text()).group()}'
+
+def test_each_paper_keeps_an_executed_training(root):
+    "One training notebook a paper, with its parameters, its curves and its scores."
+    for paper in ('p1', 'p2', 'p3', 'p4', 'p5'):
+        nb = nbformat.read(root/'reports'/'bench'/paper/'train.ipynb', 4)
+        said = [o for c in code_cells(nb) for o in c.outputs]
+        assert any('injected-parameters' in c.metadata.get('tags', []) for c in nb.cells), paper
+        assert not any(o.output_type == 'error' for o in said) and any('image/png' in o.get('data', {}) for o in said), paper
+        assert any('epoch' in o.get('data', {}).get('text/plain', '') for o in said), paper
 
 def test_tree_stays_small(root):
     "Five papers have to fit in 60 MB; pages and executed notebooks are built, not committed."

@@ -81,7 +81,7 @@ def reads_videos(path: Path, run: Optional[str], reports: Optional[Path]) -> boo
     if path.is_file(): return path.suffix.lower() in VIDEO_SUFFIXES
     if run:
         from deepfakenb.inference.predict import named_run
-        if named_run(run, reports).spec.task.unit == 'videos': return True
+        if named_run(run, reports).spec.task.films: return True
     if any(p.suffix.lower() in IMAGE_SUFFIXES for p in path.iterdir()): return False
     return any(p.suffix.lower() in VIDEO_SUFFIXES for p in path.rglob('*'))
 

@@ -393,7 +393,7 @@ VideoExplorer.show, VideoExplorer.redraw, VideoExplorer._repr_mimebundle_ = _sho
 def video_runs(out: Path|str|None = None # reports' folder
               ) -> dict: # what a menu says -> folder of the run
     "Runs of videos with weights on this machine, the larger presets first."
-    return {k: r.path for k, r in menu_of_runs(lambda spec: spec.task.unit == 'videos', out).items()}
+    return {k: r.path for k, r in menu_of_runs(lambda spec: spec.task.films, out).items()}
 
 def video_explorer(model_or_run=None, # as `watched`, or a dict of them by name; None: the demonstration detector
                    *films, # video files; `Shot`s; dicts title -> `Shot`

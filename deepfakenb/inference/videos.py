@@ -33,7 +33,7 @@ def find_video_detector(run: str|Path|None = None, # id (or the beginning of one
     from deepfakenb.runs.spec import RunSpec
     if run:
         r = named_run(run, out)
-        if r.spec.task.unit != 'videos': raise UserError(f'run {r.id}: reads single pictures, not videos; name a run of papers 2 to 5 (deepfakenb runs list)', 2)
+        if not r.spec.task.films: raise UserError(f'run {r.id}: reads single pictures, not videos; name a run of papers 2 to 5 (deepfakenb runs list)', 2)
         model, about, source = r.model(), record_of(r), f'run {r.id}'
     else:
         path = demo_video_file()

@@ -80,6 +80,7 @@ class Task(ABC):
     checkpoints: dict = {}        # name -> file of the weights that validation chose
     default: str = ''             # the checkpoint that is shown and used where none is named
     unit: str = 'images'          # what is counted in tables
+    films: bool = False           # does it judge whole videos?
     @abstractmethod
     def key(self, data: dict) -> tuple: "What of the data lies in one folder: strings, for plans and messages."
     @abstractmethod

@@ -362,7 +362,7 @@ def training_loaders(task, opened, spec, options, device): # the loaders of trai
 class Detection(VideoTask):
     "Real or forged, of frames and clips (papers 2, 4, 5; paper 3's binary part)."
     name, version = 'detection', 1
-    checkpoints, default = dict(best='best_best.safetensors'), 'best'
+    checkpoints, default, films = dict(best='best_best.safetensors'), 'best', True
     def fit(self, spec, opened, folder, device):
         from fastai.data.core import DataLoaders
         from deepfakenb.core import seed_everything
