@@ -394,6 +394,13 @@ def test_a_mean_leads_to_all_its_runs():
     run = next(r for r in list_runs(preset='bench') if (r.path/'tests').is_dir())
     assert all(f'id="test-{p.stem}"' in files_html(run, 'x') for p in (run.path/'tests').iterdir())
 
+def test_numbers_on_the_page_that_github_shows_lead_to_their_runs():
+    text = (BENCH/'README.md').read_text(encoding='utf8')
+    links = re.findall(r'\]\((runs/[^)]+)\)', text)
+    assert len(links) > 500 and all((BENCH/l).is_file() for l in links) and any('/tests/' in l for l in links)
+    rows = [l for l in text.split('\n') if re.search(r'\| \d+ (\(\d+\) )?× \d+', l)]
+    assert len(rows) > 100 and all('](runs/' in l for l in rows)                        # whoever has a number of samples has runs
+
 def test_evidence_of_a_claim_is_linked_run_by_run():
     rows = read_claims(BENCH/'claims.csv')
     pages = {r: f'notebooks/run-{r}.html' for row in rows for r in row['runs'].split()}

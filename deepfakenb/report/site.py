@@ -361,7 +361,8 @@ def build_readme(folder: Path|str # reports/<preset>
                 ) -> Path: # README.md
     "Tables with numbers of ours and figures of all papers, as a page that GitHub shows."
     folder = Path(folder)
-    text = [f'# Results, preset “{folder.name}”', '', f'{meaning(folder.name)} Every table says what was read, at which level, and how large a difference could be seen. Pages with all runs: `make report`.', '']
+    text = [f'# Results, preset “{folder.name}”', '', f'{meaning(folder.name)} Every table says what was read, at which level, and how large a difference could be seen; behind the number of samples stand the runs of a row, or their answers where it was tested on a further set. Pages with all runs: `make report`.', '']
+    def link(run, test): return f'runs/{run}/tests/{test}.parquet' if test else f'runs/{run}/run.json'
     verdicts, _ = claims_of(folder)
     if verdicts:
         metrics = metrics_of()
@@ -373,7 +374,7 @@ def build_readme(folder: Path|str # reports/<preset>
         shown_, others = [t for t, w in tables if w and t.measured], [t.number for t, w in tables if not (w and t.measured)]
         sides, _ = figures_of(folder/paper/'figures')
         text += [f'## {paper.upper()} · {p.name}', '', f'*{p.title}*. {by(p)}', '']
-        for t in shown_: text += [to_markdown(t), f'[CSV]({paper}/tables/{t.id}.csv) · [LaTeX]({paper}/tables/{t.id}.tex) · [origin]({paper}/tables/{t.id}.json)', '']
+        for t in shown_: text += [to_markdown(t, link), f'[CSV]({paper}/tables/{t.id}.csv) · [LaTeX]({paper}/tables/{t.id}.tex) · [origin]({paper}/tables/{t.id}.json)', '']
         if others: text += [f"No number of ours yet in table{'s' if len(others) > 1 else ''} {', '.join(others)}.", '']
         for s in sides: text += [f"![{s['caption'].split('. ')[0].replace('[', '(').replace(']', ')')}]({paper}/figures/{picture_name(s)})", '', f"*{figure_title(s['id'])}.* {s['caption']}", '']
     with atomic(folder/'README.md') as tmp: tmp.write_text('\n'.join(text).rstrip()+'\n', encoding='utf8')

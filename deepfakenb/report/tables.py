@@ -96,8 +96,10 @@ def parts(metrics: list[str], printed: list[dict] # of `layout`
     return {m: tuple(k for k in range(3) if k == 1 or has(m, k)) for m in metrics}
 
 # %% ../../nbs/83_report.tables.ipynb #4039f4e6
-def to_markdown(table: Table) -> str:
-    "GitHub Markdown with caption and reasons."
+def to_markdown(table: Table,
+                link=None # function (id of a run, id of a further test set or '') -> address, or None
+               ) -> str:
+    "GitHub Markdown with caption and reasons; behind the number of samples, the runs of a row and what they answered."
     metrics, printed, reasons = layout(table)
     esc = lambda s: s.replace('|', '\\|')
     which = parts(metrics, printed)
@@ -106,7 +108,9 @@ def to_markdown(table: Table) -> str:
     for p in printed:
         cells = [_texts(p, m, '({})')[k] for m in metrics for k in which[m]]
         name = f"*{esc(p['row'])}*" if p['guess'] else esc(p['row'])
-        out.append('| '+' | '.join([esc(p['column']), name, *cells, p['n'] or '—'])+' |')
+        runs = dict.fromkeys(r for found in p['runs'].values() for r in found) if link else ()
+        seen = ', '.join(f'[{i}]({link(r, p["test"])})' for i, r in enumerate(runs, 1))
+        out.append('| '+' | '.join([esc(p['column']), name, *cells, (p['n'] or '—')+(f' · {seen}' if seen else '')])+' |')
     return '\n'.join(out + ([''] + [f'({k}) {v}  ' for k, v in reasons.items()] if reasons else [])) + '\n'
 
 def _texts(line, metric, mark): # three strings of a metric, the letter set behind ours
