@@ -4,7 +4,7 @@ import numpy as np, pandas as pd, pytest, torch
 from deepfakenb.analysis.attention import (BACKGROUND, DEFECTS, ORACLE, concentrated, effect_interval, final_maps, map_name, moved, planted, planted_sheet,
                                            received, tidy)
 from deepfakenb.analysis.localisation import effect
-from deepfakenb.core import UserError
+from deepfakenb.core import ROOT, UserError
 from deepfakenb.explore.recorder import on_grid, record
 from deepfakenb.figures.detectors import failures_figure, worst
 from deepfakenb.models.base import DetectorModel, build_model, model_class, model_module, model_names
@@ -150,3 +150,10 @@ def test_planted_defects_are_measured_on_two_hundred_faces(root):
     t = pd.read_csv(root/'reports'/'bench'/'p2'/'tables'/'p2_planted.csv')
     assert (t.faces >= 200).all() and set(t.defect) == {'blurred mouth', 'red pupil', 'distorted mouth', 'blurred background'} and t.attention.nunique() == 4
     assert t[t.defect == 'blurred mouth'].beyond.notna().all() and ((t.more_low <= t.more) & (t.more <= t.more_high)).all()
+
+
+@pytest.mark.parametrize('chapter, said, hole', [('p3', 'What a hundred sampled k lose', 'what sampling loses'), ('p5', 'Does a distortion give the answer away?', 'the probe of distortions')])
+def test_a_table_of_another_machine_is_kept(chapter, said, hole):
+    "Its weights or videos may not be here when a chapter is made again: what was measured stays."
+    text = (ROOT/'nbs'/'papers'/f'{chapter}.ipynb').read_text(encoding='utf8')
+    assert said in text and f'Not here: {hole}' not in text
