@@ -1,9 +1,10 @@
 "Where detectors look: each final map, entropy with its interval, planted defects as a table, failures that are none, and which networks the survey asks."
 import ast, json
 import numpy as np, pandas as pd, pytest, torch
-from deepfakenb.analysis.attention import (BACKGROUND, DEFECTS, ORACLE, concentrated, effect_interval, final_maps, map_name, moved, planted, planted_sheet,
+from deepfakenb.analysis.attention import (ORACLE, concentrated, effect_interval, final_maps, map_name, moved, planted, planted_sheet,
                                            received, tidy)
-from deepfakenb.analysis.localisation import effect
+from deepfakenb.analysis.planting import BACKGROUND, DEFECTS, as_clips, tamper
+from deepfakenb.analysis.localisation import effect, inside
 from deepfakenb.core import ROOT, UserError
 from deepfakenb.explore.recorder import on_grid, record
 from deepfakenb.figures.detectors import failures_figure, worst
@@ -47,12 +48,32 @@ def test_effect_interval_is_the_bootstrap_written_out():
     assert all(np.isnan(effect_interval(np.ones(8), np.ones(8), np.arange(8)//2)))
     few = effect_interval(a[:16], b[:16], groups[:16]); assert few.high-few.low > found.high-found.low
 
+def films(r, frames=4, step=0): # rendered faces -> films in which they move `step` px a frame to the right, and their landmarks
+    pictures, marks = r.images.permute(0, 2, 3, 1).numpy(), r.landmarks.numpy().astype(float)
+    return np.stack([np.roll(pictures, step*t, 2) for t in range(frames)], 1), np.stack([marks+[step*t, 0] for t in range(frames)], 1)
+
+def test_defects_are_planted_in_films_that_move(network):
+    "A network of several frames sees motion, not one picture repeated; the defect goes with the face."
+    from deepfakenb.data.synth.people import sample_people
+    from deepfakenb.data.synth.render import render
+    r = render(sample_people(4, seed=3, eyeglasses=0.), 96)
+    still, moving = (films(r, step=k) for k in (0, 3))
+    at = {k: {(l['defect'], l['attention']): l for l in planted(network, 62, *x, np.arange(4))} for k, x in (('still', still), ('moving', moving))}
+    for name in {a for _, a in at['still']}:
+        assert (at['still']['red pupil', name]['before'] == at['moving']['red pupil', name]['before']) == False, 'a larger region, since the eye moves'
+        changed, region = tamper(*moving, 'red pupil')
+        expected = 100*inside(received(network, as_clips(changed, 62))[name], region)['share'].mean()
+        assert abs(at['moving']['red pupil', name]['after'].mean-expected) < 1e-9
+    assert at['moving']['red pupil', name]['area'] > at['still']['red pupil', name]['area']
+    temporal = {k: received(network, as_clips(x[0], 62))['temporal.final_maps'] for k, x in (('still', still), ('moving', moving))}
+    assert np.abs(temporal['moving']-temporal['still']).max() > 1e-6, 'residuals are seen'
+
 def test_planted_as_a_table(network):
     "Before and after, the change, and what the mouth gains over the background; the same numbers in the CSV and in the sentences."
     from deepfakenb.data.synth.people import sample_people
     from deepfakenb.data.synth.render import render
     r = render(sample_people(6, seed=3, eyeglasses=0.), 96)
-    lines = [dict(run='r1', **l) for l in planted(network, 62, 4, r.images.permute(0, 2, 3, 1).numpy(), r.landmarks.numpy().astype(float), np.arange(6)//2)]
+    lines = [dict(run='r1', **l) for l in planted(network, 62, *films(r), np.arange(6)//2)]
     names = list(dict.fromkeys(l['attention'] for l in lines))
     s = planted_sheet('planted', lines, preset='smoke', data='synthetic', maker='a test')
     assert s.columns == ('defect', 'map', 'faces', 'area, %', 'before', 'after', 'change') and s.runs == ('r1',) and '6 real test faces' in s.caption

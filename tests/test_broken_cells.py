@@ -76,7 +76,7 @@ def test_damaged_answers_stop_neither_sheets_nor_claims_nor_plans(out, sound):
     assert 'damaged' in told[0]['reason'] and told[0]['value'] is None and told[1]['reason'] == 'not tested'
     assert _task(run.spec, out, None, False, (cell.test,)).state == 'reuse'                                    # nothing raised: it is as if it were not tested
     garbled = file_of(out, sound[1]['Xception']); garble(garbled)
-    claim = claims.Claim(**{**vars(claims.claims('p2')[0]), **dict(ours_table=TABLE, ours_first='Xception', ours_second='Ours', ours_columns=(COLUMN,), ours_metric='AUC')})
+    claim = claims.Claim(**{**vars(claims.claims('p2')[0]), **dict(ours_table=TABLE, ours_first='Xception', ours_second='Ours', ours_columns=(COLUMN,), ours_metric='AUC', looked='')})
     found = claims.compare(claim, 'bench', out)
     assert garbled.name in found[0].missing and 'delete it' in found[0].missing
 
@@ -122,7 +122,7 @@ def test_further_sets_of_other_bytes_are_not_compared(out, sound):
     assert len({data_read(r, now[row].test) for row in ('MesoNet', 'Xception') for r in now[row].runs}) == 2
     assert _both(None, now['MesoNet'], now['Xception'])[2] == 'not measured: its two rows read data of different bytes'
     d, _, why = _both(None, now['Ours'], now['Xception']); assert d is not None and not why
-    claim = claims.Claim(**{**vars(claims.claims('p2')[0]), **dict(ours_table=TABLE, ours_first='MesoNet', ours_second='Xception', ours_columns=(COLUMN,), ours_metric='AUC')})
+    claim = claims.Claim(**{**vars(claims.claims('p2')[0]), **dict(ours_table=TABLE, ours_first='MesoNet', ours_second='Xception', ours_columns=(COLUMN,), ours_metric='AUC', looked='')})
     assert [missing for _, _, missing in claims.pairs_of(claim, 'bench', out)] == ['its two rows read data of different bytes']
 
 def test_levels_are_never_mixed(root):

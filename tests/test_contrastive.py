@@ -1,9 +1,9 @@
 "The contrastive MIL loss and paper 3's binary model beyond their notebooks: random properties against a double loop, mixed precision, weights by published names, the recorder."
-import json, math
+import json, math, warnings
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 from deepfakenb.core import UserError
-from deepfakenb.losses.contrastive import EPS, contrastive_loss, contrasts, fake_curve, fake_probability, mil_loss, probability, regularity_loss
+from deepfakenb.losses.contrastive import COLDEST, EPS, LEAST_EPS, contrastive_loss, contrasts, fake_curve, fake_probability, grid_of_k, mil_loss, probability, regularity_loss
 from deepfakenb.losses.contrastive import similarity_matrix, sorted_similarities, strongest, values_of_k, which_forged
 from deepfakenb.models.base import build_model, model_class, model_names
 from deepfakenb.models.checkpoints import load_model, save_model
@@ -11,6 +11,8 @@ from deepfakenb.models.contrastiveranking import others, similarities
 from deepfakenb.training.speed import allocated
 
 torch.set_num_threads(1)
+# draws of as many k as there are, which random sizes bring about, are told by a warning: `test_a_number_that_leaves_none_out_is_told` looks at it
+pytestmark = pytest.mark.filterwarnings('ignore:k = ')
 SMALL = dict(backbone='resnet10-narrow', level=2, d=16, heads=2, feed_forward=16, depth=1)
 
 def small(seed=0, **kw):
@@ -146,6 +148,35 @@ def test_sampled_k():
     torch.manual_seed(0); a = values_of_k(50, 10); b = values_of_k(50, 10); torch.manual_seed(0)
     assert torch.equal(a, values_of_k(50, 10)) and not torch.equal(a, b)
 
+@pytest.mark.filterwarnings('default')
+def test_a_number_that_leaves_none_out_is_told():
+    "By the line, once, and nothing else changes: all k are tried. One fewer is a draw, and silent; so is evaluation."
+    x = torch.randn(2, 20, 4)                                                    # 190 pairs
+    for k, least, there in ((190, 0., '190 values'), (10**6, 0., '190 values'), (96, .5, '96 values')):
+        with pytest.warns(UserWarning, match=f'^k = {k}: a picture has 190 pairs, {there} of k count') as told: p = fake_probability(x, k=k, least=least)
+        assert len(told) == 1 and '\n' not in str(told[0].message) and torch.equal(p, fake_probability(x, least=least))
+    with warnings.catch_warnings(action='error'):
+        for k, least in ((189, 0.), (95, .5), ('all', 0.), ('grid', 0.), (range(1, 191), 0.)): fake_probability(x, k=k, least=least)
+        m = small(k=2016).eval(); m(frames())
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter('default')
+        for _ in range(3): m.train()(frames())
+    assert [str(w.message) for w in told] == m.suits(64) and small(k=2015).suits(64) == [] and small(k=20000, contrastive=False, score='head').suits(64) == []
+
+def test_the_grid():
+    "The other reading of the paper's hundred: even, distinct, both ends, the same at each call; what wins on it is what wins among its points."
+    for n in (1, 7, 100, 137, 190, 4950, 523_776):
+        even = grid_of_k(n)
+        assert even[0] == 1 and even[-1] == n and len(even) == min(100, n) and (even.diff() > 0).all() and int(even.diff().max()-even.diff().min() if n > 1 else 0) <= 1
+    x = torch.randn(3, 40, 6)
+    p, every = fake_probability(x, .3, 'grid'), fake_curve(x, .3)
+    torch.testing.assert_close(p, every[:, grid_of_k(780)-1].amax(1)); assert torch.equal(p, fake_probability(x, .3, 'grid'))
+    bell = torch.randn(4, 64, 512, generator=torch.Generator().manual_seed(0))+.8
+    drawn = torch.stack([fake_probability(bell, k=100, generator=s) for s in range(20)])
+    assert torch.equal(fake_probability(bell, k='grid'), fake_probability(bell)) and (drawn.mean(0) < .95*fake_probability(bell)).all()      # k* = 1, which a draw rarely holds
+    m = small(k='grid').train()
+    assert torch.isin(m(frames())['k'], grid_of_k(2016)).all() and json.loads(json.dumps(m.config)) == m.config
+
 def test_sampling_reads_the_running_sums_where_it_must():
     "What is found at the sampled k is what stands there among all, to the last bit, and takes less memory than all."
     u = torch.rand(3, 4950, generator=torch.Generator().manual_seed(0)).sort(-1).values
@@ -182,6 +213,23 @@ def test_a_diverged_model_says_so():
     m = small().train()
     with torch.no_grad(): m.network.tokens.fill_(math.nan)
     with pytest.raises(UserError, match='learning rate'): m(frames())
+
+@pytest.mark.parametrize('options, says', [*((dict(tau=t), 'tau = ') for t in (1e-39, 9e-5, 0, -1, math.nan, math.inf, 'a', None, True, torch.tensor(.1))),
+                                           *((dict(eps=e), 'eps = ') for e in (-1, 0, 1e-45, 1, math.nan, 'a', None)), *((dict(least=l), 'least = ') for l in ('a', None, -.1, 1, math.nan))])
+def test_numbers_out_of_bounds_are_one_line(options, says):
+    x = torch.randn(2, 5, 3)
+    with pytest.raises(UserError, match='^'+says) as e: contrastive_loss(x, torch.tensor([1, 0]), **options)
+    assert '\n' not in str(e.value)
+    if 'eps' not in options:
+        with pytest.raises(UserError, match='^'+says): small(**options)
+
+def test_at_the_bounds_all_is_finite():
+    for x, _, _, trial in draws(30, seed=4):
+        for dtype in (torch.float32, torch.bfloat16):
+            leaf = x.to(dtype).requires_grad_()
+            for fake in (torch.ones(len(x)), torch.zeros(len(x))):
+                y = contrastive_loss(leaf, fake, COLDEST, eps=LEAST_EPS, reg='sum')
+                assert y.isfinite().all() and torch.autograd.grad(y.sum(), leaf)[0].isfinite().all()
 
 @pytest.mark.parametrize('k', (None, 2.5, True, 0, -3, (2.7,), (True,), (0, 1), (1, 11), (), [[1, 2]], math.nan, 'some', torch.tensor([1.5])))
 def test_k_is_made_of_whole_numbers(k):
@@ -245,8 +293,25 @@ def test_scores_and_sizes():
     whole, alone = m.predict(frames()), m.predict(frames()[2:3])
     torch.testing.assert_close(alone, whole[2:3], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(whole, fake_probability(m.eval().network.encode(m.backbone(m.prepare(frames())[:, 0]))[0]))
-    with pytest.raises(UserError, match='no pair'): small(level=4).predict(frames(1, 8))
+    with pytest.raises(UserError, match='1 patch of 8×8 px.*no pair'): small(level=4).predict(frames(1, 8))
+    for m in (small(level=3).train(), small(level=3).eval()):                      # two patches have one pair, without a rest: P = 0 and a constant loss, whatever they show
+        with pytest.raises(UserError, match='2 patches of 16×32 px.*3 are needed') as e: m(torch.rand(2, 1, 3, 16, 32))
+        assert '\n' not in str(e.value) and m(torch.rand(2, 1, 3, 16, 48))['mil'].max() > 0
+    with pytest.raises(UserError, match='1 patch of 16×16 px'): small(level=3).suits(16)
+    assert small(level=3).suits(32) == [] and small(backbone='swin-narrow', d=24, level=3).suits(98) == []
     with pytest.raises(UserError, match='reads 1'): m(torch.rand(1, 2, 3, 64, 64))
+
+@pytest.mark.parametrize('x, says', [(torch.zeros(2, 1, 1, 64, 64), '3, height, width'), (torch.zeros(3, 64, 64), '3, height, width'), (torch.zeros(0, 1, 3, 64, 64), 'at least one')])
+def test_what_is_no_batch_is_one_line(x, says):
+    for m in (small().train(), small().eval()):
+        with pytest.raises(UserError, match=says) as e: m(x)
+        assert '\n' not in str(e.value)
+
+def test_a_head_of_nan_has_no_score():
+    m = small(score='head').eval()
+    with torch.no_grad(): m.network.class_head.weight[0, 0] = math.nan
+    for f in (m, m.predict, m.train()):
+        with pytest.raises(UserError, match='logits: picture 0.*not finite'): f(frames())
 
 def test_sampling_is_for_training_only():
     few, every = small(k=1, dropout=0.), small(dropout=0.)

@@ -167,3 +167,24 @@ def test_a_change_out_of_reach_is_told_exactly_where_nothing_moves():
             moves = np.abs(e.look(state).probabilities[step]-e.look(replace(state, tokens=own)).probabilities[step]).max() > 1e-6
             assert moves != bool(out_of_reach(e, state)) or state.tokens == own, (own, told, step)
     assert every_head(e, State()).shape[0] > 2*112                                  # a row a layer
+
+@pytest.mark.parametrize('value, said', [(-.5, 'leave features damped everywhere'), (.5, 'leave features emphasised everywhere'), (0., 'leave features unchanged')])
+def test_a_negative_map_is_not_told_as_emphasis(film, value, said):
+    "Paper 2's maps are drawn by size: at -1/2 and at +1/2 the picture is the same, and only the text tells which of the two it is."
+    m = build_model('long-distance', parts=('spatial',), backbone='xception-narrow', size=62, patch=4, dim=24).eval()
+    with torch.no_grad(): m.spatial.final.weight.zero_(); m.spatial.final.bias.fill_(value)
+    v = video.VideoViewer(dict(a=watching.Watched(m, 62)), dict(film=film))
+    state = video.VideoState(frame=2)
+    told = video.text(v, state)
+    assert told.count(said) == 2 and told.count('without sign') == 2 and ('emphasised' in told) == (value > 0) and ('damped' in told) == (value < 0)
+    assert np.allclose(v.seen('a', 'real', state).maps, abs(value))
+    assert 'without sign' not in video.text(video.VideoViewer(dict(a=watching.Watched(build_model('mesonet').eval(), 64)), dict(film=film)), state)
+
+def test_class_activation_keeps_its_scale(film):
+    "Twice the head's weights are twice the heat: what is drawn on one scale for all shots must not be stretched before."
+    m = build_model('xception', backbone='xception-narrow').eval()
+    clip = torch.from_numpy(film['real'].faces[:1]).permute(0, 3, 1, 2)
+    once = watching.reader_of(m).maps(m, clip, 'model')['class activation']
+    with torch.no_grad(): m.head.weight.mul_(2)
+    twice = watching.reader_of(m).maps(m, clip, 'model')['class activation']
+    assert once.max() > 0 and torch.allclose(twice, 2*once, rtol=1e-4)

@@ -8,7 +8,7 @@ from deepfakenb.explore.recorder import record
 from deepfakenb.layers.longdistance import Emphasis, LongDistance, enlarge, with_residuals
 from deepfakenb.models.base import DetectorModel, build_model, model_class, model_module
 from deepfakenb.models.checkpoints import load_model, save_model
-from deepfakenb.models.longdistance import PARTS, Guided, latent_and_final, options_of
+from deepfakenb.models.longdistance import PARTS, Guided, effect, latent_and_final, options_of
 
 torch.set_num_threads(1)
 TINY = dict(backbone='xception-narrow', size=62, patch=4, dim=96)
@@ -106,16 +106,68 @@ def test_a_map_is_an_exact_enlargement_of_its_cells(size):
         with warnings.catch_warnings(action='error'): big = enlarge(cells, (side, side))
         assert torch.equal(big.unflatten(-1, (14, -1)).unflatten(-3, (14, -1)), cells[..., :, None, :, None].expand(-1, -1, -1, side//14, -1, side//14))
 
-def test_other_sizes_are_pooled_and_told_once():
+def test_other_sizes_are_pooled_and_told_once(capsys):
+    "One line, with the size in px and the next ones that fit; sizes that fit are told nothing."
+    from deepfakenb.models.longdistance import _say
+    _say.cache_clear()
     m = awake(size=75)
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter('default')
+    with warnings.catch_warnings(action='error'):
         for _ in range(3): assert m(clips())['logits'].isfinite().all()
-    assert len([w for w in told if 'adaptive' in str(w.message)]) == 2   # one for each part's features
+        awake()(clips())
+    said = capsys.readouterr().err.splitlines()
+    assert said == [m.misfit] == m.suits(75) and 'size = 75 px' in said[0] and '62 or 118 px' in said[0] and awake().suits(62) == []
     cells = torch.randn(2, 3, 14, 14)
-    with warnings.catch_warnings(action='ignore'): big = enlarge(cells, (35, 35))
+    big = enlarge(cells, (35, 35))
     assert big.shape == (2, 3, 35, 35) and big.min() >= cells.min() and big.max() <= cells.max()
-    with warnings.catch_warnings(action='ignore'): torch.testing.assert_close(enlarge(torch.ones(1, 1, 14, 14), (35, 9)), torch.ones(1, 1, 35, 9))
+    torch.testing.assert_close(enlarge(torch.ones(1, 1, 14, 14), (35, 9)), torch.ones(1, 1, 35, 9))
+
+@pytest.mark.parametrize('size, told', [(75, ['note: long-distance: size = 75 px', '62 or 118 px fit exactly']), (62, [])])
+def test_a_dry_run_tells_a_size_that_does_not_fit(deepfakenb, tmp_path, size, told):
+    code, out, err = deepfakenb('train', '--model', 'long-distance', *(x for k, v in dict(TINY, size=size).items() for x in ('--set', f'model.{k}={v}')), '--dry-run', '--out', tmp_path/'r')
+    assert code == 0 and all(t in err for t in told) and ('px' in err) == bool(told) and 'Warning' not in err and len(err.strip().splitlines()) == len(told[:1])
+
+@pytest.mark.parametrize('start', ('1 + map', 'map'))
+@pytest.mark.parametrize('meet', ('groups', 'sum', '1x1'))
+def test_a_negative_map_is_no_emphasis(start, meet):
+    "A constant negative map makes features smaller, is recorded as large as its opposite, and is told as what it does."
+    m = small(start=start, meet=meet).eval()
+    for value, word in ((-.5, 'damped everywhere'), (.5, 'emphasised everywhere')):
+        at = (value/4 if meet == 'sum' else value)+(m.emphasis['spatial'].bias if start == 'map' else 0)
+        with torch.no_grad():
+            m.spatial.final.weight.zero_(); m.spatial.final.bias.fill_(at)
+            if meet == '1x1': m.emphasis['spatial'].mix.weight.fill_(.25)
+            f = torch.ones(1, 16, 28, 28)
+            out = m.emphasis['spatial'](f, latent_and_final(m, clips(size=62))['spatial']['final'][:1])
+        assert bool((out < f).all()) == (value < 0) == m.emphasis['spatial'].damped(torch.full((1, 4, 14, 14), at))
+        assert effect(m, clips(size=62), 'spatial') == 'features '+word
+    recorded = []
+    for value in (-.5, .5):
+        with torch.no_grad(): m.spatial.final.bias.fill_(value)
+        with record(m) as records: m(clips(size=62))
+        recorded.append(records['spatial.final_maps'].weights)
+    assert torch.equal(*recorded), 'what is recorded does not tell the two apart'
+
+def test_weights_of_a_whole_network_are_no_backbone(tmp_path):
+    from safetensors.torch import save_file
+    save_model(small(m=3, n=2), tmp_path/'other.safetensors')
+    with pytest.raises(UserError, match=r'^other.safetensors: .*m = 3 in the file, 4 here; n = 2 in the file, 3 here'): small(weights=tmp_path/'other.safetensors')
+    with pytest.raises(UserError, match=r'm = 3, n = 2\), not the weights of a backbone'): small(m=3, n=2, weights=tmp_path/'other.safetensors')
+    save_file(small().backbone.net.state_dict(), tmp_path/'backbone.safetensors')
+    assert torch.equal(small(seed=1, weights=tmp_path/'backbone.safetensors').backbone.net.conv1.weight, small().backbone.net.conv1.weight)
+
+def test_a_vit_by_name_is_where_runs_look_for_it(tmp_path, monkeypatch):
+    from safetensors.torch import save_file
+    from deepfakenb.training.start import with_weights
+    monkeypatch.setenv('DEEPFAKENB_DATA', str(tmp_path))
+    said = []
+    for ask in (lambda: small(vit='timm'), lambda: with_weights('long-distance', dict(vit='timm'))):
+        with pytest.raises(UserError, match='vit_base_patch16_224.pth') as e: ask()
+        said.append(str(e.value))
+    assert said[0] == said[1] and 'weights not available' in said[0]
+    vit = {'patch_embed.proj.weight': torch.randn(96, 3, 4, 4), 'patch_embed.proj.bias': torch.randn(96), 'pos_embed': torch.randn(1, 197, 96)}
+    (tmp_path/'real'/'weights').mkdir(parents=True)
+    save_file(vit, tmp_path/'real'/'weights'/'vit_base_patch16_224.safetensors')
+    assert torch.equal(small(vit='timm').spatial.positions, vit['pos_embed'][:, 1:]) and with_weights('long-distance', dict(vit='timm'))['vit'].endswith('.safetensors')
 
 def test_uniform_maps_of_identical_patches():
     layer = LongDistance(**SMALL, positions=False); nn.init.normal_(layer.templates)

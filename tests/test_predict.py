@@ -321,6 +321,31 @@ def test_too_small_for_two_patches_names_the_file(deepfakenb, folder, tmp_path):
     code, out, err = deepfakenb('predict', many, '--checkpoint', path, '--out', tmp_path/'o')
     assert code == 1 and all(name in err for name in ('a.png: at 16 px, 1 patch', 'b.png: at 16 px, 1 patch')), err
 
+@pytest.mark.parametrize('name, options, patches', [('contrastive-ranking', dict(d=32, heads=2, feed_forward=32, depth=1, level=2), 8), ('seqfakeformer', dict(width=32, heads=2), 4), ('multi-cls', {}, 4)])
+def test_fewer_pixels_than_patches(deepfakenb, folder, faces, tmp_path, name, options, patches):
+    "Nothing is enlarged into an answer: one line and exit 1; in a folder it is set aside, and the others are judged."
+    from deepfakenb.models.base import build_model
+    from deepfakenb.models.checkpoints import save_model
+    path = save_model(build_model(name, backbone='resnet10-narrow', **options), tmp_path/'m.safetensors', track='components', size=64)
+    def predict(what): return deepfakenb('predict', what, '--checkpoint', path, '--no-crop', '--out', tmp_path/'o')
+    code, out, err = predict(folder/'dot.png')
+    assert code == 1 and one_line(err) and f'dot.png: at 64 px, 1 pixel a side, fewer than the {patches}×{patches} patches' in err and not (tmp_path/'o').exists(), err
+    many = tmp_path/'many'; many.mkdir()
+    for n in (patches-1, patches): Image.fromarray(faces[0][:n]).save(many/f'{n:02}.png')
+    code, out, err = predict(many)
+    assert code == 0 and f'{patches-1:02}.png: at 64 px, {patches-1} pixels a side' in err and '1 of 2 pictures judged, 1 set aside' in err, err
+
+@pytest.mark.parametrize('name, options, head', [('contrastive-ranking', dict(d=32, heads=2, feed_forward=32, depth=1, level=2), 'network.class_head.weight'), ('multi-cls', {}, 'heads.weight')])
+def test_a_head_of_nan_is_no_answer(deepfakenb, folder, tmp_path, name, options, head):
+    import torch
+    from deepfakenb.models.base import build_model
+    from deepfakenb.models.checkpoints import save_model
+    m = build_model(name, backbone='resnet10-narrow', **options)
+    with torch.no_grad(): m.get_parameter(head)[0] = float('nan')
+    path = save_model(m, tmp_path/'m.safetensors', track='components', size=64)
+    code, out, err = deepfakenb('predict', folder/'good.png', '--checkpoint', path, '--no-crop', '--out', tmp_path/'o')
+    assert code == 1 and one_line(err) and 'good.png' in err and 'weights are damaged' in err and 'nan' not in out and 'no edit' not in out and not (tmp_path/'o').exists(), (out, err)
+
 def test_fake_probability_of_a_bench_run(root):
     "An edited picture of the bench, asked of a finished ranking run."
     import torch

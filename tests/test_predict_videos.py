@@ -118,6 +118,7 @@ def test_overlay_shows_the_chosen_map(deepfakenb, flicker, kind, tmp_path, monke
     y, x = np.mgrid[:h, :w]
     u, v = (to_crop[i, 0]*x+to_crop[i, 1]*y+to_crop[i, 2] for i in (0, 1))                    # where each pixel lies in the crop of 96 px
     far, inside = (u < -12) | (u > 108) | (v > 108), (u > 5) & (u < 91) & (v > 5) & (v < 91)
+    far[-20:] = False                                                                         # there stands the map's name
     red = pictures[first][n][..., 0]-pictures[first][n][..., 2]-(plain[..., 0]-plain[..., 2])
     assert np.abs(pictures[first][n]-plain)[far].mean() < 3 and red[inside].max() > 40
     faces_of = videos.heats(d, videos.Judged('flicker', frames=np.arange(3, 9), curve=np.zeros(6)), FaceSetOf(tmp_path/'o0'/'faces'), first)[n]
@@ -131,6 +132,58 @@ def test_overlay_shows_the_chosen_map(deepfakenb, flicker, kind, tmp_path, monke
 def FaceSetOf(folder):
     from deepfakenb.data.sampling import FaceSet
     return FaceSet.read(folder, labelled=False)
+
+@pytest.fixture
+def even(monkeypatch):
+    "A long-distance network whose final maps are nearly even and negative: the smallest cell is more than 99.9 % of the largest."
+    d = made('longdistance')
+    with torch.no_grad():
+        for part in (d.model.spatial, d.model.temporal): part.final.weight.mul_(1e-5); part.final.bias.fill_(-.5)
+    monkeypatch.setattr(videos, 'find_video_detector', lambda run=None, out=None: d)
+    return d
+
+def redness(pictures, plain): # (T,) how much of the overlay's red the middle of a film got, 0 to 1
+    h, w = plain.shape[1:3]
+    box = np.s_[:, h//2-12:h//2+12, w//2-12:w//2+12]
+    return (pictures-plain)[box].sum((1, 2, 3))/(np.array([255., 60, 30])-plain)[box].sum((1, 2, 3))/.55
+
+def overlaid(deepfakenb, file, folder, *more):
+    from deepfakenb.data.codec import read_video
+    code, out, err = deepfakenb('predict', file, '--out', folder, '--overlay', *more)
+    assert code == 0, err
+    return read_video(next(folder.glob('*.mp4'))).astype(float), read_video(file).astype(float)
+
+def test_an_even_map_is_drawn_even(deepfakenb, flicker, even, tmp_path):
+    "Not stretched frame by frame: a map that differs by a thousandth is one colour, and does not flicker."
+    heat = videos.heat_of(even.model, torch.rand(3, 4, 3, 62, 62))
+    assert .999 < heat.min()/heat.max() < 1 and abs(heat.max()-.5) < 1e-3
+    film, plain = overlaid(deepfakenb, flicker[0], tmp_path/'o')
+    judged = redness(film, plain)[:11]                        # the last three of 14 have no answer
+    assert judged.min() > .9 and np.ptp(judged) < .08, judged
+
+def test_a_film_has_one_scale_from_zero(deepfakenb, flicker, even, tmp_path, monkeypatch):
+    "Half the heat is half the red, in another frame as well."
+    values = {n: (1., .5, .25)[n % 3]*7 for n in range(11)}
+    monkeypatch.setattr(videos, 'heats', lambda *a: {n: np.full((14, 14), v) for n, v in values.items()})
+    film, plain = overlaid(deepfakenb, flicker[0], tmp_path/'o')
+    assert np.allclose(redness(film, plain)[:11], [v/7 for v in values.values()], atol=.1)
+
+def test_the_name_of_the_map_stands_in_the_corner(deepfakenb, flicker, even, tmp_path):
+    "What the film shows there is what `in_corner` writes for this map and its largest value: another name is another picture."
+    corner = lambda film: film[5, -14:, :90]
+    for k, (name, size) in enumerate((('spatial-final', ', size'), ('class-activation', ''), ('', ', size'))):
+        film, plain = overlaid(deepfakenb, flicker[0], tmp_path/f'o{k}', *(('--map', name) if name else ()))
+        j = videos.Judged('flicker', frames=np.arange(11), curve=np.zeros(11))
+        top = max(h.max() for h in videos.heats(even, j, FaceSetOf(tmp_path/f'o{k}'/'faces'), name).values())
+        text = videos.map_title(even, name, top)
+        assert text == f"{name or 'temporal-final'}{size}, 0 to {top:.2g}"
+        def written(text): image = plain[5].astype(np.uint8).copy(); videos.in_corner(image, text); return image[-14:, :90].astype(float)
+        def off(text): return np.abs(corner(film)-written(text)).mean()
+        assert off(text) < 12 and off(text) < .7*off('anything else, 0 to 4') and off(text) < .5*np.abs(corner(film)-plain[5, -14:, :90]).mean()
+
+def test_the_help_tells_the_scale_and_the_sign(deepfakenb):
+    text = ' '.join(deepfakenb('predict', '--help')[1].replace('│', ' ').split())
+    assert 'one scale' in text and 'from zero' in text and 'corner' in text and 'without sign' in text and 'damped' in text
 
 def test_unknown_maps_are_refused_before_any_work(deepfakenb, flicker, tmp_path, monkeypatch):
     d = made('gml')
@@ -167,7 +220,7 @@ def test_the_last_frames_and_short_runs_are_counted(deepfakenb, folder, tmp_path
     code, out, err = deepfakenb('predict', films, '--out', tmp_path/'o')
     assert code == 0, err
     got = {v['video'].split('.')[0]: v for v in json.loads(deepfakenb('predict', films, '--out', tmp_path/'o', '--json')[1])['videos']}
-    assert got['whole']['samples'] == 9 and got['whole']['unanswered'] == 3 and got['whole']['short_runs'] == 0 and '3 frames with a face have no answer' in out
+    assert got['whole']['samples'] == 9 and got['whole']['unanswered'] == 3 and got['whole']['short_runs'] == 0 and '3 frames with a face have no answer (the last 3 of a run of consecutive frames)' in out and got['whole']['unanswered_because'].startswith('the last 3')
     assert got['three']['set_aside'].startswith('no 4 frames') and 'longest run has 3' in got['three']['set_aside'] and got['three']['unanswered'] == 3
     rows = {r['video'].split('.')[0]: r for r in csv.DictReader((tmp_path/'o'/'videos.csv').open())}
     assert rows['whole']['frames without an answer'] == '3' and rows['three']['score'] == ''
@@ -181,8 +234,94 @@ def test_every_second_frame_is_no_neighbour(folder, tmp_path):
     faces = FaceSetOf(tmp_path/'f')
     second = replace(faces, frame=faces.frame[faces.frame['frame'] % 2 == 0].reset_index(drop=True))
     j, = videos.judge_faces(made('longdistance'), second).values()
-    assert j.why.startswith('no 4 frames') and 'its frames lie 2 apart: extract every frame' in j.why and j.unanswered == j.faces == len(second) and np.isnan(j.score)
+    assert j.why.startswith('no 4 frames') and f'its {len(second)} frames lie 2 apart: extract every frame' in j.why and j.unanswered == j.faces == len(second) and np.isnan(j.score)
     gone = replace(faces, frame=faces.frame[~faces.frame['frame'].isin((5, 11))].reset_index(drop=True))
     j, = videos.judge_faces(made('longdistance'), gone).values()
     runs = videos.runs_of(gone.frame['frame'].to_numpy())
     assert j.samples == sum(max(0, r-3) for r in runs) and j.unanswered == j.faces-j.samples and list(j.frames) == [n for n in range(20) if {n, n+1, n+2, n+3} <= set(gone.frame['frame'])]
+
+# folders of frames, and of faces
+
+@pytest.fixture(scope='module')
+def extracted(folder, tmp_path_factory):
+    "Frames of one film, every one and every second one, and its faces, cut with --step 2 and by another rule."
+    from PIL import Image
+    from deepfakenb.data.codec import read_video
+    from deepfakenb.data.faces.extract import extract_faces
+    d, film = tmp_path_factory.mktemp('extracted'), read_video(folder/'anna.mp4')
+    for name, step in (('every', 1), ('second', 2)):
+        (d/name/'anna').mkdir(parents=True)
+        for n in range(0, len(film), step): Image.fromarray(film[n]).save(d/name/'anna'/f'frame_{n:04}.png')
+    for name, o in (('faces', dict(step=1)), ('halved', dict(step=2)), ('other', dict(rule='square-1.3'))): extract_faces(folder/'anna.mp4', d/name, **dict(dict(rule='first-1.3', size=96), **o))
+    return d
+
+RUN = ('--run', 'x')   # whose detector is the monkeypatched one
+
+@pytest.mark.parametrize('name, key', [('second', 'anna'), ('halved', 'anna')])
+def test_every_second_frame_is_named_and_counted(deepfakenb, extracted, tmp_path, monkeypatch, name, key):
+    d = made('longdistance')
+    monkeypatch.setattr(videos, 'find_video_detector', lambda run=None, out=None: d)
+    films(monkeypatch)
+    code, out, err = deepfakenb('predict', extracted/name, *RUN, '--out', tmp_path/'o')
+    assert code == 1 and f'{key}: set aside: no 4 frames with a face, 1 apart and without a gap; its 10 frames lie 2 apart: extract every frame' in out and 'Traceback' not in err
+
+def films(monkeypatch): # any --run is one of films
+    from types import SimpleNamespace as Stub
+    import deepfakenb.inference.predict as predict
+    monkeypatch.setattr(predict, 'named_run', lambda *a: Stub(spec=Stub(task=Stub(films=True))))
+
+def test_frames_and_faces_are_judged(deepfakenb, folder, extracted, tmp_path, monkeypatch):
+    "All frames of a film, or its faces cut by the run's rule, give the film's own answer; nothing of an output folder is judged."
+    d = made('longdistance')
+    monkeypatch.setattr(videos, 'find_video_detector', lambda run=None, out=None: d)
+    films(monkeypatch)
+    def answer(path, out): return json.loads(deepfakenb('predict', path, *RUN, '--out', out, '--json')[1])['videos']
+    film, = answer(folder/'anna.mp4', tmp_path/'a')
+    faces, = answer(extracted/'faces', tmp_path/'b')
+    frames, = answer(extracted/'every', tmp_path/'c')
+    assert faces['score'] == film['score'] and frames['samples'] == film['samples'] and abs(frames['score']-film['score']) < .02
+    import shutil
+    inside = shutil.copytree(extracted/'every', tmp_path/'f')
+    assert answer(inside, inside/'out') == answer(inside, inside/'out') == [frames]
+
+@pytest.mark.parametrize('detector', [('xception', 1)], indirect=True)
+def test_a_network_of_single_frames_takes_every_second_one(deepfakenb, extracted, detector, tmp_path, monkeypatch):
+    films(monkeypatch)
+    for name in ('second', 'halved'):
+        assert deepfakenb('predict', extracted/name, *RUN, '--out', tmp_path/name)[0] == 0
+        assert [int(r['frame']) for r in csv.DictReader(next((tmp_path/name).glob('anna.csv')).open())] == list(range(0, 20, 2))
+
+def test_a_gap_in_a_folder_of_frames_stays_a_gap(extracted, tmp_path):
+    import shutil
+    shutil.copytree(extracted/'every', tmp_path/'f')
+    (tmp_path/'f'/'anna'/'frame_0009.png').unlink()
+    j, = videos.predict_videos(made('longdistance'), tmp_path/'f', tmp_path/'o')
+    assert j.frames.tolist() == [*range(6), *range(10, 17)] and j.unanswered == 6
+
+@pytest.mark.parametrize('name, more, said', [('other', (), 'faces cut by square-1.3 at 96 px, and this detector reads first-1.3 at 96 px'), ('faces', ('--overlay',), 'holds faces and no video'), ('every', ('--overlay',), 'holds frames and no video')])
+def test_what_frames_and_faces_cannot_be_is_one_line(deepfakenb, extracted, tmp_path, monkeypatch, name, more, said):
+    d = made('longdistance')
+    monkeypatch.setattr(videos, 'find_video_detector', lambda run=None, out=None: d)
+    films(monkeypatch)
+    code, out, err = deepfakenb('predict', extracted/name, *RUN, *more, '--out', tmp_path/'o')
+    assert code == 2 and said in err and len(err.strip().splitlines()) == 1 and not (tmp_path/'o').exists()
+
+def test_one_frame_is_singular(extracted, tmp_path):
+    import shutil
+    (tmp_path/'f'/'anna').mkdir(parents=True)
+    shutil.copy(extracted/'every'/'anna'/'frame_0000.png', tmp_path/'f'/'anna')
+    j, = videos.predict_videos(made('longdistance'), tmp_path/'f', tmp_path/'o')
+    assert j.why.endswith('the longest run has 1 frame')
+
+def test_weights_of_another_network_name_m_n_and_the_file(tmp_path, monkeypatch):
+    "A run whose checkpoint was trained with another m and n than its record says."
+    from pathlib import Path
+    from types import SimpleNamespace as Stub
+    import deepfakenb.inference.predict as predict
+    file, made_with = Path('model.safetensors'), dict(NARROW, size=62, patch=4, dim=96)
+    def run(**o):
+        spec = Stub(model='long-distance', model_args=made_with, task=task_named('video'), data=dict(frames=4, size=62, preset='smoke'), preset='smoke', train={})
+        return Stub(id='abc', spec=spec, model=lambda: build_model('long-distance', **made_with, **o), weights=lambda: tmp_path/file)
+    monkeypatch.setattr(predict, 'named_run', lambda name, out: run(m=3, n=2))
+    monkeypatch.setattr(predict, 'record_of', lambda r: {})
+    with pytest.raises(UserError, match=r'^model.safetensors: weights of another network, m = 3 in the file, 4 in the run; n = 2 in the file, 3 in the run'): videos.find_video_detector('abc')

@@ -119,6 +119,32 @@ def test_what_cannot_be_ranked():
         for r, p, y in ((ranks, f[:, :4], edited), (ranks[:1], f, edited), (ranks[0], f[0], edited[0]), (ranks, f, edited[:1])):
             with pytest.raises(UserError, match='of shape'): g(r, p, 1., y)
         with pytest.raises(UserError, match='NaN in picture 1'): g(ranks, f.index_fill(0, torch.tensor([1]), math.nan), 1., edited)
+        with pytest.raises(UserError, match='ranks: torch.float32'): g(ranks.float(), f, 1., edited)
+        for wrong in ([1, 1, 5, 3, 5], [1, 3, 5, 2, 4], [1, 4, 5, 5, 5], [2, 3, 5, 4, 5], [1, 2, 4, 3, 5]):          # a tie, no fourth edit, a gap, no first, one unedited that has a place
+            with pytest.raises(UserError, match='ranks: .* in picture 0.*without tie or gap') as e: g(torch.tensor([wrong, *ranks[1:].tolist()]), f, 1., edited)
+            assert '\n' not in str(e.value)
+
+def test_ranks_alone():
+    "Without edits beside them, every rank below L is an edit; those of every label pass, in every kind of whole number, and others do not."
+    edited, ranks = rank_targets(every_label())
+    p = torch.rand(ranks.shape)
+    for dtype in (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64):
+        assert torch.equal(rank_weights(ranks.to(dtype), p), rank_weights(ranks, p)) and torch.equal(rank_weights(ranks.to(dtype), p.bfloat16(), edited=edited.int()), rank_weights(ranks, p.bfloat16(), edited=edited))
+    right = {tuple(r) for r in ranks.tolist()}
+    for r in itertools.product(range(1, 6), repeat=5):
+        if r in right: rank_weights(torch.tensor([r]), p[:1]); continue
+        with pytest.raises(UserError, match='without tie or gap'): rank_weights(torch.tensor([r]), p[:1])
+
+@pytest.mark.parametrize('value', (math.nan, math.inf, -math.inf))
+def test_logits_that_are_no_numbers(value):
+    "No answer, and no loss of nan: one line that names the picture."
+    edited, ranks = rank_targets(LABELS)
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        f = torch.zeros(3, 5, dtype=dtype); f[2, 4] = value
+        for g in (ranked_answer, lambda f: bce_loss(f, edited), lambda f: label_losses(f, edited), lambda f: ranking_loss(f, edited, ranks)):
+            with pytest.raises(UserError, match='picture 2.*learning rate') as e: g(f)
+            assert '\n' not in str(e.value)
+        assert bce_loss(f[:2], edited[:2]).isfinite().all()
 
 def test_measuring_speed_uses_labels_that_exist():
     from deepfakenb.training.speed import example
@@ -193,6 +219,20 @@ def test_predict_answers_and_sizes():
     S, grid = similarities(m.eval(), images())
     assert S.shape == (3, 64, 64) and grid == (8, 8) and S.min() >= 0 and S.max() <= 1
     torch.testing.assert_close(S.diagonal(dim1=1, dim2=2), torch.ones(3, 64))
+
+@pytest.mark.parametrize('x, says', [(images().byte(), 'uint8.*numbers from -1 to 1'), (images()[:, :1], '3 channels'), (images()[0], r'images\[None\]'), (images()[:0], 'at least one'),
+                                     (images()[..., :8, :16], '2 patches of 8×16 px'), (images()[..., :8, :8], '1 patch of 8×8 px')])
+def test_what_is_no_batch_of_pictures_is_one_line(x, says):
+    for m in (small().train(), small().eval(), small(backbone='swin-narrow', level=2).eval()):
+        for f in (m, m.predict):
+            with pytest.raises(UserError, match=says) as e: f(x)
+            assert '\n' not in str(e.value)
+
+def test_a_head_of_nan_has_no_answer():
+    m = small().eval()
+    with torch.no_grad(): m.network.class_head.weight[3, 0] = math.nan
+    for f in (m.predict, m.train()):
+        with pytest.raises(UserError, match='logits: picture 0.*weights are damaged'): f(images())
 
 def test_a_distribution_for_each_slot():
     "The product over the slots is the probability of exactly this set, and all sets together have probability 1."
@@ -305,3 +345,22 @@ def test_learns_the_set():
     with torch.no_grad(): found = m(x)['fused'] > 0
     base = max(edited.float().mean(), 1-edited.float().mean())
     assert (found == edited).float().mean() > base+.15
+
+def test_calibration_counts_what_was_said():
+    "Records of a decoder that ends early: the slots that count are those with a probability at all, and the sure ones are not excused by the zeros behind the end. Slots of another method end by the same rule."
+    import pandas as pd
+    from deepfakenb.analysis.patches import slot_calibration, spoken
+    from deepfakenb.models.decoding import greedy
+    logits = torch.randn(200, 5, 8, generator=torch.Generator().manual_seed(0))*2
+    logits[..., [NA, -1]] -= 99                                                    # a decoder says its end, not NA or PAD
+    said = greedy(lambda tokens, t: (logits[:, t], t+1), 0, 200)
+    answers, p = said.sequences.numpy(), said.probabilities.amax(-1).numpy()
+    counts = spoken(answers)
+    assert np.array_equal(counts, p > 0) and .5 < counts.mean() < .95 and len(set(counts.sum(1))) == 5
+    frame = lambda **kw: pd.DataFrame(dict(split='test', label=[np.zeros(5, int)]*200, prediction_fixed=list(answers), probabilities_fixed=list(p)) | kw)
+    got = slot_calibration([frame(), frame()])
+    right = (answers == 0)[counts]
+    assert got['slots'] == 2*counts.sum() and abs(got['said']-100*p[counts].mean()) < 1e-3 and abs(got['right']-100*right.mean()) < 1e-9 and abs(got['behind']-100*(p == 0).mean()) < 1e-9
+    assert sum(n for _, _, n in got['curve']) == got['slots'] and min(v for v, _, _ in got['curve']) > 0
+    other = slot_calibration([frame(probabilities_fixed=list(np.where(counts, p, .5)), label=list(np.where(counts, 0, 5)))])       # what lies behind is neither said nor judged
+    assert other == slot_calibration([frame()])

@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['EditedFaces', 'edited_faces', 'model_pictures', 'maps_of_model', 'patch_tokens', 'pair_similarities', 'patch_auc',
-           'where_lines', 'region_similarity', 'component_cam', 'sampling_effect', 'slot_calibration']
+           'where_lines', 'region_similarity', 'component_cam', 'sampling_effect', 'spoken', 'slot_calibration']
 
 # %% ../../nbs/88_analysis.patches.ipynb #5ae001da
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from .localisation import areas, inside, mean_interval
 from ..core import UserError
+from ..vocab import NA
 
 @dataclass(frozen=True)
 class EditedFaces:
@@ -153,9 +154,9 @@ def sampling_effect(tokens: Tensor, # (N, patches, d) of `patch_tokens`
                     fake: bool, # are the pictures forged?
                     tau: float, # of the model
                     k: int = 100, draws: int = 8, batch: int = 64, seed: int = 0
-                   ) -> dict[str, np.ndarray]: # (N,) each: 'P', 'share' k*/n, 'one' (k* = 1), 'P_sampled', 'dP', 'dgradient'
-    "What the maximum over `k` sampled values changes, against the maximum over all."
-    from deepfakenb.losses.contrastive import mil_loss, probability, sorted_similarities, strongest
+                   ) -> dict[str, np.ndarray]: # (N,) each: 'P', 'share' k*/n, 'one' (k* = 1); 'P_sampled', 'dP', 'dgradient' of draws; the same with '_grid'
+    "What the maximum over `k` values changes, drawn at random or as an even grid, against the maximum over all."
+    from deepfakenb.losses.contrastive import grid_of_k, mil_loss, probability, sorted_similarities, strongest
     def asked(part, **o): # P, gradient of the loss, k*
         leaf = part.clone().requires_grad_()
         u = sorted_similarities(leaf)
@@ -165,20 +166,32 @@ def sampling_effect(tokens: Tensor, # (N, patches, d) of `patch_tokens`
     parts = []
     for b, part in enumerate(tokens.split(batch)):
         p, g, best, n = asked(part)
-        some = [asked(part, k=k, generator=seed+1000*b+d) for d in range(draws)]
-        change = torch.stack([(s[1]-g).norm(dim=1)/g.norm(dim=1).clamp_min(1e-20) for s in some]).mean(0)
-        parts.append(dict(P=p, share=best/n, one=(best == 1).float(), P_sampled=torch.stack([s[0] for s in some]).mean(0), dP=torch.stack([(s[0]-p).abs() for s in some]).mean(0), dgradient=change))
+        def lost(some): # mean over what was asked: P, |ΔP|, relative change of the gradient
+            change = [(s[1]-g).norm(dim=1)/g.norm(dim=1).clamp_min(1e-20) for s in some]
+            return [torch.stack(v).mean(0) for v in ([s[0] for s in some], [(s[0]-p).abs() for s in some], change)]
+        drawn, even = lost([asked(part, k=k, generator=seed+1000*b+d) for d in range(draws)]), lost([asked(part, k=grid_of_k(n, k))])
+        names = 'P_sampled', 'dP', 'dgradient', 'P_grid', 'dP_grid', 'dgradient_grid'
+        parts.append(dict(P=p, share=best/n, one=(best == 1).float(), **dict(zip(names, drawn+even))))
     return {name: torch.cat([q[name] for q in parts]).numpy() for name in parts[0]}
 
 # %% ../../nbs/88_analysis.patches.ipynb #15f410f7
+def spoken(answers: np.ndarray # (N, 5) ids; 0: no edit, the end
+          ) -> np.ndarray: # bool (N, 5)
+    "The slots that were said: up to and including the first end."
+    end = np.asarray(answers) == NA
+    return end.cumsum(1)-end == 0
+
 def slot_calibration(frames: list, # predictions of runs of one row (DataFrames), a seed each
                      split: str = 'test', best: str = 'fixed' # of which checkpoint
-                    ) -> dict: # 'ECE' percent, 'said', 'right' percent, 'slots'; 'curve': (probability, share right, slots) of each bin that occurs
-    "Probabilities of what was said in the slots, against whether it was right."
+                    ) -> dict: # 'ECE' percent, 'said', 'right' percent, 'slots', 'behind'; 'curve': (probability, share right, slots) of each bin that occurs
+    "Probabilities of what was said in the slots, against whether it was right; 'behind': percent of all slots that lie behind an end and do not count."
     from deepfakenb.metrics.detection import calibration, calibration_error
     parts = [f[f['split'] == split] for f in frames]
-    of = lambda column: np.concatenate([np.stack([np.asarray(x, float) for x in p[column]]).ravel() for p in parts])
-    p, right = of(f'probabilities_{best}'), of(f'prediction_{best}') == of('label')
+    of = lambda column: np.concatenate([np.stack([np.asarray(x, float) for x in p[column]]) for p in parts])
+    answers = of(f'prediction_{best}')
+    counts = spoken(answers)
+    p, right = of(f'probabilities_{best}')[counts], (answers == of('label'))[counts]
     n, said, true = calibration(right, p, 21)
     there = n > 0
-    return dict(ECE=calibration_error(right, p, 21), said=100*p.mean(), right=100*right.mean(), slots=int(len(p)), curve=list(zip(said[there], true[there], n[there].astype(int))))
+    curve = list(zip(said[there], true[there], n[there].astype(int)))
+    return dict(ECE=calibration_error(right, p, 21), said=100*p.mean(), right=100*right.mean(), slots=int(len(p)), behind=100*(1-counts.mean()), curve=curve)

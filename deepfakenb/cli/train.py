@@ -161,7 +161,7 @@ def specs_of(wish: Wish) -> list[tuple]: # (RunSpec, what is swept: key -> value
     from deepfakenb.models.base import build_model
     from deepfakenb.runs.spec import RunSpec
     from deepfakenb.training.start import with_weights
-    built, out = {}, []
+    built, out, told = {}, [], set()
     for values in itertools.product(*wish.swept.values()):
         swept = dict(zip(wish.swept, values))
         said = {**wish.fixed, **swept}
@@ -172,6 +172,9 @@ def specs_of(wish: Wish) -> list[tuple]: # (RunSpec, what is swept: key -> value
             except (TypeError, ValueError, KeyError, AssertionError, RuntimeError) as e: raise UserError(f"{wish.model}: these options fit no network ({type(e).__name__}: {(str(e).splitlines() or [''])[0][:120]}): {name}", 2) from None
         data, train = defaults(wish, built[name])
         data |= {k.removeprefix('data.'): v for k, v in said.items() if k.startswith('data.')}
+        for line in built[name].suits(data['size']):
+            if line not in told: typer.echo(f'note: {line}', err=True)
+            told.add(line)
         reads = getattr(built[name], 'frames', None)
         if reads and data.get('frames', reads) != reads: raise UserError(f"data.frames={data['frames']}: {wish.model} reads {reads} frames with these options", 2)
         train |= {k: v for k, v in said.items() if '.' not in k}

@@ -295,12 +295,16 @@ def _heading(text, width): # a line above a strip
 # %% ../../nbs/88_explore.video.ipynb #43fa06df
 def text(v: VideoViewer, state: VideoState # what is watched; what of it
         ) -> str: # HTML, without colours of its own
-    "What the state shows, in words: what the model is worth, scores, and what is missing."
+    "What the state shows, in words: what the model is worth, scores, what is missing, and what paper 2's maps do, of which the picture shows the size alone."
+    from deepfakenb.models.longdistance import effect
     name = v.name(state)
     w, lines = v.watched(name), []
     for title, shot in v.film(state).items():
         n, s = v.curve(name, title, state)
         score = f'mean score {s.mean():.2f} over {len(n)} frames' if len(n) else f'no score: {shot.why or f"no {w.frames} frames {w.stride} apart without a gap"}'
+        if w.model.name == 'long-distance' and (sample := v.seen(name, title, state).sample) is not None:
+            x = v.clip(shot, sample, w.size)[None].to(v.device(w)).float()/255
+            score += f'; maps are shown by size, without sign: at this frame the final ones leave {effect(w.model, x, v.part(name, state.part))}'
         lines.append(f'<b>{title}</b> ({shot.name}): {score}')
     cut = {s.rule for s in v.film(state).values() if s.rule}
     if w.rule and cut-{w.rule}: lines.append(f"The faces were cut by {', '.join(sorted(cut))}; this model was trained on {w.rule}, so its scores are those of another crop.")

@@ -6,7 +6,8 @@ __all__ = ['maps_figure', 'final_figure', 'tampered_figure', 'where_figure', 'pl
 
 # %% ../../nbs/88_figures.attention.ipynb #160b19e0
 import numpy as np
-from ..analysis.attention import DEFECTS, as_clips, final_maps, first_pairs, map_name, plant, received
+from ..analysis.attention import final_maps, first_pairs, map_name, received
+from ..analysis.planting import DEFECTS, as_clips, tamper
 from ..core import UserError
 from .base import INK, PALE, new_figure, palette
 
@@ -53,19 +54,20 @@ def final_figure(model, looked, # a long-distance network; `analysis.attention.L
             rows.append(dict(name=f'{kind} {n}', pictures={'face': (_face(clip), None, region), **each}))
     return maps_figure(rows)
 
-def tampered_figure(model, size: int, frames: int, # px and frames of a sample that it reads
-                    face: np.ndarray, marks: np.ndarray # uint8 (S, S, 3); (68, 2) px of it
+def tampered_figure(model, size: int, # px that it reads
+                    film: np.ndarray, marks: np.ndarray # uint8 (T, S, S, 3), T as the model reads; (T, 68, 2) px
                    ): # figure
-    "A row a planted defect: the real face and its maps, the tampered face and its maps; outlined is what was changed. A network with final maps shows these, another all its maps."
-    def maps(picture):
-        found = {n: h[0] for n, h in received(model, as_clips([picture], size, frames)).items()}
+    "A row a planted defect: the first frame of a real film and its maps, that of the tampered one and its maps; outlined is what was changed. A network with final maps shows these, another all its maps."
+    def maps(frames):
+        found = {n: h[0] for n, h in received(model, as_clips(frames[None], size)).items()}
         return {n: h for n, h in found.items() if n.endswith('.final_maps')} or found
-    before, rows = maps(face), []
+    before, face, rows = maps(film), film[0], []
     for defect in DEFECTS:
-        changed, region = plant(face, marks, defect)
+        spoiled, (region,) = tamper(film[None], marks[None], defect)
+        changed = spoiled[0, 0]
         def shown(picture, found, when): return {f"{map_name(n).removesuffix(', final')}, {when}": (picture, h, region) for n, h in found.items()}
         rows.append(dict(name=defect, pictures={'real': (face, None, None), **shown(face, before, 'before'),
-                                                'tampered': (changed, None, None), **shown(changed, maps(changed), 'after')}))
+                                                'tampered': (changed, None, None), **shown(changed, maps(spoiled[0]), 'after')}))
     return maps_figure(rows)
 
 # %% ../../nbs/88_figures.attention.ipynb #e8bc977c
@@ -153,6 +155,7 @@ def defects_figure(lines: list[dict] # of `analysis.attention.survey`, defects
             low, mean, high = (100*x/l['area'] for x in (m.low, m.mean, m.high))
             colour = palette()[0] if low > 0 else palette()[1] if high < 0 else PALE
             ax.plot([low, high], [k, k], color=colour, lw=1.3); ax.plot(mean, k, 'o', ms=3.5, color=colour)
+        ax.set_xscale('symlog', linthresh=10); ax.set_xticks([-100, -10, 0, 10, 100], ['−100', '−10', '0', '10', '100'])      # blocks of all with all move far more than maps
         ax.axvline(0, color=PALE, ls=':', lw=.8); ax.set_title(d.replace(' ', '\n', 1), fontsize=7.5); ax.grid(axis='y', visible=False)
     np.atleast_1d(axes)[0].set_yticks(range(len(names)), names); np.atleast_1d(axes)[0].set_ylim(-.6, len(names)-.4); fig.supxlabel('heat inside, after − before, % of an even map’s', fontsize=8)
     return fig

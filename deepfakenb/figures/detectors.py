@@ -156,23 +156,28 @@ def front(points: list[tuple[float, float]] # (cost, score)
         if points[i][1] > best: best = points[i][1]; kept.append(i)
     return kept
 
-def front_figure(points: list[dict] # name, cost (millions of multiply-adds), ours, low, high
+def front_figure(points: list[dict] # name, cost (millions of multiply-adds), ours, low, high; maybe group, which has a colour
                 ): # figure
-    "Cost against score, with the front; names in a list beside it, each with a line to its point."
-    height = max(3., .4+.125*len(points))
-    fig, axes = new_figure('double', height, ncols=2, width_ratios=(1.7, 1))
-    (ax, names), at = axes, [(p['cost'], p['ours']) for p in points]
+    "Cost against score, with the front; beside it all points in a list, from the best, with score and cost, those of the front in bold."
+    from matplotlib.lines import Line2D
+    fig, (ax, names) = new_figure('double', max(3., .4+.125*len(points)), ncols=2, width_ratios=(1.5, 1))
+    groups = list(dict.fromkeys(p.get('group', '') for p in points))
+    colours, at = dict(zip(groups, palette(len(groups)))), [(p['cost'], p['ours']) for p in points]
     edge = front(at)
-    ax.step([at[i][0] for i in edge], [at[i][1] for i in edge], where='post', color=palette()[0], lw=1, alpha=.6)
-    names.set_axis_off(); names.set(xlim=(0, 1), ylim=(-.5, len(points)-.5))
+    ax.step([at[i][0] for i in edge], [at[i][1] for i in edge], where='post', color=INK, lw=.8, alpha=.6, zorder=0)
+    names.set_axis_off(); names.set(xlim=(0, 1), ylim=(-.5, len(points)+.5))
+    for x, said in ((.8, 'AUC'), (1., 'million')): names.text(x, len(points), said, fontsize=7, ha='right', va='center', color=PALE)
     for k, i in enumerate(sorted(range(len(points)), key=lambda i: points[i]['ours'])):
-        p, colour = points[i], palette()[0] if i in edge else PALE
-        ax.plot([p['cost']]*2, [p['low'], p['high']], color=colour, lw=.8); ax.plot(p['cost'], p['ours'], 'o', color=colour, ms=4)
-        names.text(.06, k, f"{p['name']}  {p['ours']:.1f}", fontsize=7, va='center', color=INK if i in edge else PALE, fontweight='bold' if i in edge else 'normal')
-        ax.annotate('', at[i], (.05, k), 'data', names.transData, arrowprops=dict(arrowstyle='-', color=colour, lw=.35, alpha=.55), annotation_clip=False)
+        p, best = points[i], i in edge
+        colour, look = colours[p.get('group', '')], dict(fontsize=7, va='center', color=INK, fontweight='bold' if best else 'normal')
+        ax.plot([p['cost']]*2, [p['low'], p['high']], color=colour, lw=.8, alpha=.7); ax.plot(p['cost'], p['ours'], 'o', color=colour, ms=5 if best else 3.5, mec=INK if best else 'white', mew=.8 if best else .3)
+        names.plot(0, k, 'o', color=colour, ms=3.5, clip_on=False); names.text(.03, k, p['name'], **look)
+        names.text(.8, k, f"{p['ours']:.1f}", ha='right', **look); names.text(1., k, f"{p['cost']:,.0f}" if p['cost'] >= 10 else f"{p['cost']:.1f}", ha='right', **look)
     ax.set_xscale('log'); ax.set(xlabel='multiply-adds of one answer, millions', ylabel='AUC, % (95 % interval)')
+    if len(groups) > 1: ax.legend(handles=[Line2D([], [], ls='', marker='o', ms=4, color=colours[g], label=g) for g in groups], loc='center', fontsize=7)
     return fig
 
+# %% ../../nbs/84_figures.detectors.ipynb #8d00b6ef
 def price_figure(points: list[dict] # name, ours, low, high, and what `prices` says
                 ): # figure
     "Score against multiply-adds, memory and speed, each with its front."

@@ -4,7 +4,6 @@
 __all__ = ['LongDistance', 'with_residuals', 'enlarge', 'Emphasis']
 
 # %% ../../nbs/21_layers.longdistance.ipynb #05f11c6e
-import warnings
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -53,7 +52,7 @@ class LongDistance(nn.Module):
         return a.unflatten(-1, (self.grid, self.grid))
     def forward(self, x: Tensor, lent: Tensor|None = None) -> Tensor: # (B, m, grid, grid)
         maps = self.latent(x, lent)
-        self.latent_maps(maps.abs())
+        self.latent_maps(maps.abs())    # recorded: size, without sign
         out = self.final(maps)
         self.final_maps(out.abs())
         return out
@@ -68,10 +67,9 @@ def with_residuals(frames: Tensor, # (B, n+1, 3, S, S), the first is the one tha
 def enlarge(maps: Tensor, # (B, m, g, g)
             size: tuple[int, int] # (H, W) of the features
            ) -> Tensor: # (B, m, H, W)
-    "Each cell becomes a block of features; where H is no multiple of g, adaptive average pooling of the next larger multiple, told once."
+    "Each cell becomes a block of features; where H is no multiple of g, adaptive pooling of the next larger multiple (`models.longdistance.misfit` tells it)."
     (h, w), g = size, maps.shape[-1]
     if h % g == 0 and w % g == 0: return maps.repeat_interleave(h//g, 2).repeat_interleave(w//g, 3)
-    warnings.warn(f'{h}×{w} features are no multiple of {g}×{g} cells: the maps are fitted by adaptive average pooling; inputs of 28k+6 pixels (k even: 62, 118, … 398) need none')
     return F.adaptive_avg_pool2d(maps.repeat_interleave(-(-h//g), 2).repeat_interleave(-(-w//g), 3), (h, w))
 
 # %% ../../nbs/21_layers.longdistance.ipynb #4bc824d9
@@ -90,9 +88,17 @@ class Emphasis(nn.Module):
         starts = {'1 + map': 0., 'map': 1/m if meet == 'sum' else 1.}
         self.bias = starts.get(start)
         self.register_buffer('which', torch.arange(channels)*m//channels, persistent=False)
+    def factors(self, maps: Tensor # (B, m, H, W)
+               ) -> Tensor: # (B, C, H, W), or (B, 1, H, W) where one map meets all channels
+        "What features are multiplied by."
+        maps = maps[:, self.which] if self.meet == 'groups' else maps.sum(1, keepdim=True) if self.meet == 'sum' else self.mix(maps)
+        return 1+maps if self.start == '1 + map' else maps
+    @torch.no_grad()
+    def damped(self, maps: Tensor # (B, m, g, g)
+              ) -> float: # from 0 to 1
+        "The share of cells and channels where features become smaller: factors between -1 and 1, so 1 + map does it for maps below zero, down to -2."
+        return float((self.factors(maps).abs() < 1).float().mean())
     def forward(self, features: Tensor, # (B, C, H, W)
                 maps: Tensor # (B, m, g, g)
                ) -> Tensor: # (B, C, H, W)
-        maps = enlarge(maps, features.shape[-2:])
-        maps = maps[:, self.which] if self.meet == 'groups' else maps.sum(1, keepdim=True) if self.meet == 'sum' else self.mix(maps)
-        return features*(1+maps) if self.start == '1 + map' else features*maps
+        return features*self.factors(enlarge(maps, features.shape[-2:]))

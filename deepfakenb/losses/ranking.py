@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['READINGS', 'RANKINGS', 'check_labels', 'rank_targets', 'predicted_ranks', 'check_ranks', 'rank_weights',
-           'label_losses', 'bce_loss', 'ranking_loss', 'pairwise_loss', 'ranked_answer']
+           'check_logits', 'label_losses', 'bce_loss', 'ranking_loss', 'pairwise_loss', 'ranked_answer']
 
 # %% ../../nbs/23_losses.ranking.ipynb #8efda0d3
 import math
@@ -53,16 +53,23 @@ RANKINGS = (*READINGS, 'pairs')          # what L_Rank may be: Eq. 14 in either 
 def check_ranks(ranks: Tensor, values: Tensor, # (B, L): r, and probabilities or logits
                 alpha: float, edited: Tensor|None = None # α; y (B, L), or not given
                ):
-    "What cannot be ranked raises `UserError`: other shapes, an α below 0 or not finite, and (on the CPU) ranks outside 1 … L or NaN."
+    "What cannot be ranked raises `UserError`: other shapes, an α below 0 or not finite, ranks that aren't whole, and (on the CPU) ranks that no label has, or NaN."
     if not isinstance(alpha, Real) or not 0 <= alpha < math.inf: raise UserError(f'alpha = {alpha!r}: a finite number, not below 0, is needed', 2)
     shapes = [tuple(x.shape) for x in (ranks, values, edited) if x is not None]
     if ranks.dim() != 2 or len(set(shapes)) > 1:
         raise UserError(f"ranks, probabilities and edits of shape {', '.join(map(str, shapes))}: (pictures, components) is needed for all", 2)
+    if ranks.is_floating_point() or ranks.dtype == torch.bool:
+        raise UserError(f'ranks: {ranks.dtype}; whole numbers are needed, as `rank_targets` gives them', 2)
     if ranks.device.type != 'cpu': return                                              # a GPU would have to wait
     L = ranks.shape[1]
     if (wrong := ~((ranks >= 1) & (ranks <= L))).any():
         i = int(wrong.nonzero()[0, 0])
         raise UserError(f'ranks: {ranks[wrong][0].item()} in picture {i}; from 1 to {L} are possible, {L} for what was not edited', 2)
+    y, place = ranks < L if edited is None else edited.bool(), torch.arange(1, L+1)
+    often = ((ranks[..., None] == place) & y[..., None]).sum(1)                        # each rank among the edits
+    if (wrong := (often != (place <= y.sum(1, keepdim=True))) | (~y & (ranks != L))).any():
+        i = int(wrong.nonzero()[0, 0])
+        raise UserError(f'ranks: {ranks[i].tolist()} in picture {i}: edits have 1, 2, 3 … without tie or gap, others {L}; take `rank_targets` of a label', 2)
     if (wrong := values.isnan()).any():
         raise UserError(f'probabilities: NaN in picture {int(wrong.nonzero()[0, 0])}; the network diverged (choose a smaller learning rate)')
 
@@ -82,10 +89,18 @@ def rank_weights(ranks: Tensor, # r (B, L) of `rank_targets`
     return alpha*torch.where(done, 1, (o-ranks).abs()).to(dtype)
 
 # %% ../../nbs/23_losses.ranking.ipynb #42dc5ec8
+def check_logits(logits: Tensor # (B, L)
+                ):
+    "Logits that are not finite raise `UserError`, on the CPU; a GPU would have to wait."
+    if logits.device.type == 'cpu' and (wrong := ~logits.isfinite()).any():
+        i = int(wrong.nonzero()[0, 0])
+        raise UserError(f'logits: picture {i} has one that is not finite; the network diverged (choose a smaller learning rate), or its weights are damaged')
+
 def label_losses(logits: Tensor, # f (B, L)
                  edited: Tensor # y (B, L)
                 ) -> Tensor: # ℓ (B, L), single precision or better
-    "Binary cross-entropy of each component (paper 3, Eq. 18)."
+    "Binary cross-entropy of each component (paper 3, Eq. 18); logits that aren't finite raise `UserError` on the CPU."
+    check_logits(logits)
     f = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return F.binary_cross_entropy_with_logits(f, edited.to(f.dtype), reduction='none')
 
@@ -114,7 +129,8 @@ def pairwise_loss(logits: Tensor, # f (B, L)
 # %% ../../nbs/23_losses.ranking.ipynb #ee58d04c
 def ranked_answer(logits: Tensor # (B, L), L up to 5
                  ) -> tuple[Tensor, Tensor, Tensor]: # ids (B, 5), 0: NA; all components by probability (B, L), their P (B, L)
-    "Components with P > ½ in the order of P, then NA."
+    "Components with P > ½ in the order of P, then NA; logits that aren't finite raise `UserError`, here on a GPU as well: an answer is waited for anyway."
+    check_logits(logits.detach().cpu())
     f = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
     if f.shape[-1] > STEPS: raise UserError(f'{f.shape[-1]} components: an answer has {STEPS} slots', 2)
     best, order = f.sort(dim=-1, descending=True, stable=True)

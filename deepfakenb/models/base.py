@@ -30,6 +30,10 @@ class Model(nn.Module, ABC):
         "What the file is called that this model's backbone may start from."
         default = inspect.signature(cls.__init__).parameters.get('backbone')
         return options.get('backbone') or (default.default if default else cls.name)
+    def suits(self, size: int # side of the pictures, px
+             ) -> list[str]: # lines to be told before a training
+        "What is remarkable about training on pictures of this size; one that cannot be trained on raises `UserError`. Subclasses may know something."
+        return []
     def start_state(self) -> dict: # names -> tensors
         "What others may start from: the backbone's weights."
         return self.backbone.state_dict()

@@ -110,6 +110,6 @@ TABLES = (
     _table(11, 'Resolution of the input, Celeb-DF', (replace(MULTI, args=dict(backbone='efficientnet_b4')), XCEPTION, OURS), SIZES, ('ACC',), scale=size_scale))
 CONFLICT_TABLE = conflict_table(detector_scale, {'spatial-temporal': PARTS[3]}, (TWO_HQ,), paper='p2', tracks=(), metrics=('AUC',), data=VIDEO, level='video', shared=SHARED)
 def once(preset, row, column): return made if isinstance(made := part_scale(preset, row, column), str) else replace(made, seeds=(0,))
-SHOWN = TableSpec('p2_shown', 'p2', 'The networks whose maps are drawn, trained again where the videos are', PARTS[1:4], (TWO_HQ,), ('AUC',), VIDEO, once, level='video', shared='shown')
+SHOWN = TableSpec('p2_shown', 'p2', 'The networks whose maps are drawn, trained again where the videos are', (*PARTS[1:4], MULTI, F3, WSDAN), (TWO_HQ,), ('AUC',), VIDEO, once, level='video', shared='shown')
 protocol = Protocol('p2', {t.id: t for t in TABLES}, {t.id: t for t in (CONFLICT_TABLE, SHOWN)}, notebook='papers/p2.ipynb',
                     order=('p2_table8', 'p2_table1', 'p2_table9', 'p2_table10', 'p2_table3', 'p2_table6'))

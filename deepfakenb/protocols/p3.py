@@ -50,7 +50,7 @@ def ranking_scale(preset, row, column) -> Scale|str:
         if track != 'components' or not whole: return 'not in smoke'
         return Scale(p1.one_rate('seqfakeformer', 2, warmup_epochs=0, drop_epochs=[], bs=16), dict(preset='smoke', size=64), args=SMALL)
     return Scale(p1.one_rate('seqfakeformer', EPOCHS, bs=32, channels_last=True, **p1.short(EPOCHS)), dict(preset='bench', size=128),
-                 seeds=(0, 1, 2) if track == 'components' and (whole or set(row.args) == {'backbone', 'reading'}) else (0,), args=dict(SMALL, **p1.STARTED))
+                 seeds=(0, 1, 2) if track == 'components' and (whole or not row.own or set(row.args) == {'backbone', 'reading'}) else (0,), args=dict(SMALL, **p1.STARTED))
 
 def binary_scale(preset, row, column) -> Scale|str:
     "What a cell of Table 2 is trained with in a preset, or why it is not."

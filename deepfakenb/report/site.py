@@ -5,7 +5,8 @@ __all__ = ['e', 'TRAIN', 'SHEET', 'UNITS', 'RUN_COLUMNS', 'EVERYTHING', 'STALE',
            'figures_of', 'figure_html', 'tables_of', 'file_links', 'run_link', 'table_html', 'sheets_of', 'sheets_html',
            'holes', 'verdict_kind', 'findings', 'in_units', 'metrics_of', 'findings_html', 'paper_html',
            'tables_by_run', 'run_rows', 'provenance_rows', 'shown_preset', 'chapters_of', 'notebooks_of', 'served',
-           'write_pages', 'basis', 'pack', 'claims_of', 'claims_text', 'claims_html', 'build_index', 'build_readme']
+           'write_pages', 'basis', 'pack', 'claims_of', 'claims_text', 'claims_html', 'build_index', 'sheet_lines',
+           'build_readme']
 
 # %% ../../nbs/85_report.site.ipynb #b0811d0c
 import html, os, re
@@ -16,7 +17,7 @@ from .pages import SCRIPT, bar, duration, notebook_page, page, rows_html, style_
 from .runpage import run_page
 from ..protocols.base import PRESETS
 from ..analysis.results import PAPERS, fill, reported, table_ids
-from .sheet import Sheet, read_sheet, sheet_html
+from .sheet import Sheet, read_sheet, sheet_html, sheet_markdown
 from .tables import Table, read_table, run_list, to_html, to_markdown
 
 e = html.escape
@@ -357,6 +358,11 @@ def build_index(folder: Path|str # <out>/<preset>, the folder's name is the pres
     return folder/'index.html'
 
 # %% ../../nbs/85_report.site.ipynb #c44b7bc8
+def sheet_lines(folder: Path, paper: str # <preset>; 'p1' …, 'claims'
+               ) -> list[str]:
+    "What a notebook measured beyond the tables, for the page that GitHub shows."
+    return [line for s in sheets_of(folder, paper)[0] for line in (sheet_markdown(s), f'[CSV]({paper}/tables/{s.id}.csv) · [origin]({paper}/tables/{s.id}.json)', '')]
+
 def build_readme(folder: Path|str # reports/<preset>
                 ) -> Path: # README.md
     "Tables with numbers of ours and figures of all papers, as a page that GitHub shows."
@@ -366,8 +372,9 @@ def build_readme(folder: Path|str # reports/<preset>
     verdicts, _ = claims_of(folder)
     if verdicts:
         metrics = metrics_of()
-        text += ['## What holds?', '', f'{claims_text(verdicts)} Each verdict with its runs: [CSV](claims.csv).', '', '| no. | claim | the paper’s numbers | the benchmark | seeds | verdict |', '|---|---|---|---|--:|---|',
-                 *(f"| [{r['no.']}]({r['no.'].split('.')[0]}/tables/{r['table']}.md) | {r['claim']} | {in_units(r['the paper’s numbers'], metrics.get(r['no.'], ('', ''))[0])} | {in_units(r['the benchmark'], metrics.get(r['no.'], ('', ''))[1])} | {r['seeds']} | {r['verdict']} |" for r in verdicts), '']
+        text += ['## What holds?', '', f'{claims_text(verdicts)} [CSV](claims.csv).', '', '| no. | claim | the paper’s numbers | the benchmark | seeds | runs | verdict |', '|---|---|---|---|--:|---|---|',
+                 *(f"| [{r['no.']}]({r['no.'].split('.')[0]}/tables/{r['table']}.md) | {r['claim']} | {in_units(r['the paper’s numbers'], metrics.get(r['no.'], ('', ''))[0])} | {in_units(r['the benchmark'], metrics.get(r['no.'], ('', ''))[1])} | {r['seeds']} | {' '.join(f'[{i[:4]}]({link(i, None)})' for i in r['runs'].split()) or '—'} | {r['verdict']} |" for r in verdicts), '']
+        text += sheet_lines(folder, 'claims')
         text += [line for s in figures_of(folder/'claims'/'figures')[0] for line in (f"![{s['caption'].split('. ')[0]}](claims/figures/{picture_name(s)})", '', f"*{figure_title(s['id'])}.* {s['caption']}", '')]
     for paper, p in PAPERS.items():
         tables, _ = tables_of(folder, paper)
@@ -376,6 +383,7 @@ def build_readme(folder: Path|str # reports/<preset>
         text += [f'## {paper.upper()} · {p.name}', '', f'*{p.title}*. {by(p)}', '']
         for t in shown_: text += [to_markdown(t, link), f'[CSV]({paper}/tables/{t.id}.csv) · [LaTeX]({paper}/tables/{t.id}.tex) · [origin]({paper}/tables/{t.id}.json)', '']
         if others: text += [f"No number of ours yet in table{'s' if len(others) > 1 else ''} {', '.join(others)}.", '']
+        text += sheet_lines(folder, paper)
         for s in sides: text += [f"![{s['caption'].split('. ')[0].replace('[', '(').replace(']', ')')}]({paper}/figures/{picture_name(s)})", '', f"*{figure_title(s['id'])}.* {s['caption']}", '']
     with atomic(folder/'README.md') as tmp: tmp.write_text('\n'.join(text).rstrip()+'\n', encoding='utf8')
     return folder/'README.md'
