@@ -155,7 +155,7 @@ def defects_figure(lines: list[dict] # of `analysis.attention.survey`, defects
             low, mean, high = (100*x/l['area'] for x in (m.low, m.mean, m.high))
             colour = palette()[0] if low > 0 else palette()[1] if high < 0 else PALE
             ax.plot([low, high], [k, k], color=colour, lw=1.3); ax.plot(mean, k, 'o', ms=3.5, color=colour)
-        ax.set_xscale('symlog', linthresh=10); ax.set_xticks([-100, -10, 0, 10, 100], ['−100', '−10', '0', '10', '100'])      # blocks of all with all move far more than maps
+        ax.set_xscale('symlog', linthresh=10); ax.set_xticks([-100, 0, 100], ['−100', '0', '100']); ax.set_xticks([-10, 10], minor=True)      # blocks of all with all move far more than maps
         ax.axvline(0, color=PALE, ls=':', lw=.8); ax.set_title(d.replace(' ', '\n', 1), fontsize=7.5); ax.grid(axis='y', visible=False)
     np.atleast_1d(axes)[0].set_yticks(range(len(names)), names); np.atleast_1d(axes)[0].set_ylim(-.6, len(names)-.4); fig.supxlabel('heat inside, after − before, % of an even map’s', fontsize=8)
     return fig

@@ -166,13 +166,13 @@ def front_figure(points: list[dict] # name, cost (millions of multiply-adds), ou
     edge = front(at)
     ax.step([at[i][0] for i in edge], [at[i][1] for i in edge], where='post', color=INK, lw=.8, alpha=.6, zorder=0)
     names.set_axis_off(); names.set(xlim=(0, 1), ylim=(-.5, len(points)+.5))
-    for x, said in ((.8, 'AUC'), (1., 'million')): names.text(x, len(points), said, fontsize=7, ha='right', va='center', color=PALE)
+    for x, said in ((.86, 'AUC'), (1., 'million')): names.text(x, len(points), said, fontsize=7, ha='right', va='center', color=PALE)
     for k, i in enumerate(sorted(range(len(points)), key=lambda i: points[i]['ours'])):
         p, best = points[i], i in edge
         colour, look = colours[p.get('group', '')], dict(fontsize=7, va='center', color=INK, fontweight='bold' if best else 'normal')
         ax.plot([p['cost']]*2, [p['low'], p['high']], color=colour, lw=.8, alpha=.7); ax.plot(p['cost'], p['ours'], 'o', color=colour, ms=5 if best else 3.5, mec=INK if best else 'white', mew=.8 if best else .3)
         names.plot(0, k, 'o', color=colour, ms=3.5, clip_on=False); names.text(.03, k, p['name'], **look)
-        names.text(.8, k, f"{p['ours']:.1f}", ha='right', **look); names.text(1., k, f"{p['cost']:,.0f}" if p['cost'] >= 10 else f"{p['cost']:.1f}", ha='right', **look)
+        names.text(.86, k, f"{p['ours']:.1f}", ha='right', **look); names.text(1., k, f"{p['cost']:,.0f}" if p['cost'] >= 10 else f"{p['cost']:.1f}", ha='right', **look)
     ax.set_xscale('log'); ax.set(xlabel='multiply-adds of one answer, millions', ylabel='AUC, % (95 % interval)')
     if len(groups) > 1: ax.legend(handles=[Line2D([], [], ls='', marker='o', ms=4, color=colours[g], label=g) for g in groups], loc='center', fontsize=7)
     return fig
