@@ -164,7 +164,7 @@ def cells_of(table_id: str, # 'p1_table1' …
         if c.test is not None and (without := {r.id: why for r in runs if (why := lacking(r, c.test))}):
             runs, damaged = tuple(r for r in runs if r.id not in without), [why for why in without.values() if why != 'not tested']
             untested = f'trained, but not tested on {c.test.title} (its weights are not on this machine)'
-            said = '; '.join([*filter(None, [said if runs or damaged else untested]), *damaged]) or untested   # that other seeds were not run is not why
+            said = '; '.join(filter(None, [said if runs or damaged else '', *damaged])) or untested   # that other seeds were not run is not why
         kinds |= {r.provenance['data_kind'] for r in runs}
         kind = c.specs[0].data['name'] if c.specs else 'seqdeepfake'
         cells.append(Cell(c.row, c.column, c.metric, runs, len(found), said or (c.reason if not runs else None), kind, c.level, c.test))

@@ -2,8 +2,7 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'VIT', 'names', 'number', 'check_options', 'options_of', 'same_options', 'only_backbone', 'of_vit',
-           'vit_file', 'xception_side', 'exact_sizes', 'Guided', 'LongDistanceDetector', 'misfit', 'latent_and_final',
-           'effect']
+           'xception_side', 'exact_sizes', 'Guided', 'LongDistanceDetector', 'misfit', 'latent_and_final', 'effect']
 
 # %% ../../nbs/41_models.longdistance.ipynb #33df89a5
 import os, sys
@@ -11,14 +10,13 @@ from collections.abc import Iterable
 from functools import cache
 from math import isqrt
 from numbers import Real
-from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from ..core import UserError, data_dir, shown
+from ..core import UserError, shown
 from ..layers.attention import choice, whole
 from ..layers.longdistance import Emphasis, LongDistance, with_residuals
-from .backbones import read_tensors
+from .backbones import published, read_tensors
 from .base import DetectorModel
 from .xception import FLOWS, XCEPTIONS, Xception
 
@@ -114,15 +112,6 @@ def of_vit(state: dict, # names -> tensors of a vision transformer, timm's names
         if has not in shapes: raise UserError(f'{what}: {told} {has} instead of {shapes[0]}; {remedy}')
     w, b, e = (state[k] for k in wanted)
     return w, b, e[:, -N:]
-
-def vit_file(vit: str|os.PathLike # a file; 'timm': the published one, where its user has put it
-            ) -> str|os.PathLike: # a file
-    "Where a ViT's weights lie; 'timm' without that file raises a `UserError` that names the folder."
-    folder = data_dir()/'real'/'weights'
-    if str(vit) != 'timm': return vit
-    for e in ('.safetensors', '.pth', '.pyth'):
-        if (folder/f'{VIT}{e}').is_file(): return folder/f'{VIT}{e}'
-    raise UserError(f'weights not available: put the published weights of {VIT} at {shown(folder)}/{VIT}.pth')
 
 # %% ../../nbs/41_models.longdistance.ipynb #5f8c86cd
 def xception_side(step: str, # of Xception, such as 'conv2'
@@ -268,7 +257,7 @@ class LongDistanceDetector(DetectorModel):
         for p in self.parts:
             if (bias := self.emphasis[p].bias) is not None: nn.init.constant_(getattr(self, p).final.bias, bias)
         self.dropout, self.head = nn.Dropout(dropout), nn.Linear(self.backbone.channels, 2)
-        if vit is not None: self.load_vit(read_tensors(vit := vit_file(vit)), shown(vit))
+        if vit is not None: self.load_vit(read_tensors(vit := published(VIT) if str(vit) == 'timm' else vit), shown(vit))
     def suits(self, size): return [self.misfit] if self.misfit else []
     def load_vit(self, state: dict, what: str = 'state_dict'):
         "Take patch projection and position embedding over from a ViT (timm's names); other shapes raise `UserError`."
