@@ -64,7 +64,7 @@ def test_pages_show_the_record(tmp_path, today):
     for text in (page, readme): assert claims_text(rows) in text
     for r in rows: assert f"| [{r['no.']}]({r['no.'].split('.')[0]}/tables/{r['table']}.md) |" in readme and f'<a href="#{r["table"]}">{r["no."]}</a>' in page
     line = {r['no.']: next(l for l in readme.splitlines() if l.startswith(f"| [{r['no.']}](")) for r in rows}
-    for r in rows: assert all(f'[{i[:4]}](runs/{i}/run.json)' in line[r['no.']] for i in r['runs'].split()) and len(line[r['no.']].split(' | ')) == 7
+    for r in rows: assert all(f'[{i[:4]}](runs/{i}/run.json)' in line[r['no.']] for i in r['runs'].split()) and len(line[r['no.']].split(' | ')) == 8
     assert any(r['evidence'] for r in rows) and all(('STALE' in r['verdict']) == bool(r['evidence']) for r in rows)      # no run is in this folder: what was read from some is out of date
     kinds = [verdict_kind(r['verdict']) for r in rows]
     assert set(kinds) <= {'holds', 'does not hold', 'undecided', 'not measured'} and str(kinds.count('holds')) in claims_text(rows)

@@ -74,6 +74,12 @@ def test_a_final_map_is_the_sum_of_latent_maps():
     with torch.no_grad(): m.spatial.final.weight.abs_(); m.spatial.final.bias.zero_(); m.spatial.templates.zero_()
     assert not any(v.any() for v in watching.reader_of(m).maps(m, torch.zeros(1, 3, 62, 62, dtype=torch.uint8), 'spatial').values())   # no template, no map
 
+@pytest.mark.parametrize('attention', ['joint', 'divided'])
+@pytest.mark.parametrize('query', [(3, 1., 1.), (0, 0., 1.), (4, 0, 0), (-1, 0, 0)])
+def test_a_patch_outside_the_grid_is_named(attention, query):
+    m, clip = strong('timesformer', attention=attention, **SMALL), torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
+    with pytest.raises(UserError, match=r'query = \(.*\): a place of \(4, 4, 4\) is needed, counted from 0'): watching.reader_of(m).maps(m, clip, 'block 2', query)
+
 def test_channels_are_averaged_and_chosen(film):
     v = video.VideoViewer(dict(a=watching.Watched(strong('timesformer', attention='joint', **SMALL), 32, 4)), dict(film=film))
     state = video.VideoState(frame=2, query=(.4, .6))

@@ -179,3 +179,17 @@ def test_ours_come_first_and_the_caption_does_not_scroll(root, table):
     assert [*ours.values()] == sorted(ours.values(), reverse=True) and any(ours.values()), ours
     before, box = to_html(t).split('<div class="dnb-table"')
     assert 'class="dnb-caption"' in before and 'dnb-caption"' not in box.split('>', 1)[1].split('</div>')[0] and '<table' not in before
+
+def test_a_held_out_manipulation_was_never_seen():
+    "Paper 4's Table VI: the answers of the committed runs hold no validation video of the manipulation they are tested on, and the training split is made by the same list."
+    from deepfakenb.tasks.detection import answers_of
+    seen = 0
+    for c in cells_of('p4_table6', 'bench')[2]:
+        for r in c.runs:
+            (held,) = c.test.methods
+            answers = r.predictions
+            assert held not in set(answers['method']) and held not in r.spec.data['methods'] and len(set(answers.loc[answers['label'] == 1, 'method'])) == 3, (c.row, r.id)
+            asked = answers_of(r, c.test)
+            assert set(asked.loc[asked['label'] == 1, 'method']) == {held}
+            seen += 1
+    assert seen

@@ -12,7 +12,7 @@ def changes(rows: dict, # row -> finished runs, one a seed
             tests: dict, # name -> `TestSpec`
             metric: str = 'AUC', # of `metrics.detection.SCORES`, of videos
             *, before=None # the `TestSpec` that all are compared with; None: as trained
-           ) -> list[dict]: # row, test, value, low, high (points, before minus changed), seeds, runs; or a reason
+           ) -> list[dict]: # row, test, metric, value, low, high (points, before minus changed), seeds, runs; or a reason
     "What each changed test takes from each row, on the runs that have answered it."
     lines = []
     for row, runs in rows.items():
@@ -20,7 +20,7 @@ def changes(rows: dict, # row -> finished runs, one a seed
             left = {r.id: next(filter(None, (lacking(r, t) for t in (before, test) if t is not None)), '') for r in runs}
             has = [r for r in runs if not left[r.id]]
             why = '' if has else next(iter(left.values()), 'not tested')
-            line = dict(row=row, test=name, value=None, low=None, high=None, seeds=len(has), runs=[r.id for r in has], reason=why)
+            line = dict(row=row, test=name, metric=metric, value=None, low=None, high=None, seeds=len(has), runs=[r.id for r in has], reason=why)
             try: d = has[0].spec.task.change(has, metric, before, test) if has else None
             except UserError as e: d, line['reason'] = None, str(e)
             lines.append(line | dict(value=d.mean, low=d.low, high=d.high) if d is not None else line)
@@ -38,6 +38,6 @@ def change_sheet(id: str, # of its files, e.g. 'p5_time'
     at = {(l['row'], l['test']): l for l in lines}
     def seeds(row): n = sorted({at[row, t]['seeds'] for t in tests}-{0}); return ' or '.join(map(str, n))
     body = tuple((r, *(interval_text(at[r, t]['value'], at[r, t]['low'], at[r, t]['high'], sign=True) for t in tests), seeds(r)) for r in rows)
-    caption = f'{what} As trained minus changed, percentage points of videos, with a 95 % interval over source pairs and seeds, each run against itself.'
+    caption = f'{what} As trained minus changed, points of {" and ".join(dict.fromkeys(l.get("metric", "AUC") for l in lines))} of videos, with a 95 % interval over source pairs and seeds, each run against itself.'
     if any(at[r, t]['value'] is None for r in rows for t in tests): caption += ' —: not tested.'
     return Sheet(id, caption, ('Row', *(f'− {t}' for t in tests), 'seeds'), body, lines=tuple(lines), runs=tuple(i for l in known for i in l['runs']), **facts)

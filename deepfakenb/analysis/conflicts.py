@@ -108,6 +108,13 @@ def _twice(c, cell, how): # (Interval or None, runs, why there is none) of one s
     if not has: return None, (), f'not measured: no run of the row was tested that way ({how} does it, where the weights are at hand)' if cell and cell.runs else 'not measured: no finished run'
     return has[0].spec.task.change(has, cell.metric, c.test, c.before), has, ''
 
+def _elsewhere(c, name, register, cell) -> str: # a place, the cell of the default there
+    "Why a place has no number of its own: a conflict with a place of its own is told once, and another test of the training's films says nothing of a further set."
+    if c.at and name != register.places[0][0]: return f"measured at {c.at[1].removesuffix(' (two cores)')}"
+    if c.kind != 'test' or cell is None: return ''
+    asked, here = (t.dataset if t is not None else '' for t in (c.test, cell.test))
+    return f"asked of {asked or 'the films of the training’s set'} alone" if asked != here else ''
+
 def _both(c, mine, default): # of two rows
     if not (mine and default and mine.runs and default.runs):
         lacking = mine if not (mine and mine.runs) else default
@@ -130,7 +137,8 @@ def reading_lines(paper: str, # 'p2' to 'p5'
             line = dict(conflict=c.id, track=name, metric=metric, value=None, low=None, high=None, seeds=0, runs=[], reason=NOTHING)
             trained = there(f'{paper}_conflicts' if c.kind == 'training' else table) if c.kind != 'text' else []
             try:
-                if c.kind == 'test': d, runs, why = _twice(c, _of_runs(trained, c.default, column, metric), f'deepfakenb reproduce --preset {preset} --table {paper}_readings')
+                if not_here := _elsewhere(c, name, register, _of_runs(trained, c.default, column, metric)): d, runs, why = None, (), not_here
+                elif c.kind == 'test': d, runs, why = _twice(c, _of_runs(trained, c.default, column, metric), f'deepfakenb reproduce --preset {preset} --table {paper}_readings')
                 elif c.kind != 'text': d, runs, why = _both(c, _of_runs(trained, c.label, column, metric), _of_runs(trained, c.default, column, metric))
                 else: d, runs, why = None, (), NOTHING
             except UserError as e: d, runs, why = None, (), str(e)
@@ -168,7 +176,7 @@ def register(lines: list[dict], # of `conflict_lines` or `reading_lines`
     def cell(c, l):
         if l['value'] is None: return '— '+marks.setdefault(l['reason'], f'({chr(97+len(marks))})')
         sure = l['low'] > 1e-9 or l['high'] < -1e-9     # beyond rounding
-        return interval_text(l['value'], l['low'], l['high'], 2, sign=True)+f" ({l['metric']})"*bool(c.at)+' *'*sure+' †'*alone(l)
+        return interval_text(l['value'], l['low'], l['high'], 2, sign=True)+(f" ({c.at[1].removesuffix(' (two cores)')}, {l['metric']})" if c.at else '')+' *'*sure+' †'*alone(l)
     for c in of.conflicts: rows.append((c.topic, c.paper, c.other, c.ours, c.option, *(cell(c, at[c.id, p]) for p in places)))
     where = 'paper and published program differ' if paper == 'p1' else 'the paper can be read in two ways'
     said = [f'Conflict register of {of.method}: where {where}, what switches it, and the measured difference (other reading minus our default, percentage points, 95 % interval over seeds and test {"images" if paper in ("p1", "p3") else "videos"}; * the interval excludes zero).']

@@ -111,9 +111,10 @@ def timesformer_looks(model: TimeSformer, clip: Tensor, # uint8 (T, 3, S, S)
                       block: int, # from 0
                       query: tuple|None = None # t, row, column of a patch; None: the class token
                      ) -> dict[str, Tensor]: # kind -> (heads, T, h, w), each sums to 1
-    "Where a query looks in every frame; the last kind is the one to compare models by."
+    "Where a query looks in every frame; the last kind is the one to compare models by. A place outside the grid raises `UserError`."
     net = model.model
     part, grid = net.blocks[block], (len(clip), clip.shape[-2]//net.patch, clip.shape[-1]//net.patch)
+    if query is not None and not all(0 <= i < n for i, n in zip(query, grid)): raise UserError(f'query = {tuple(query)}: a place of {grid} is needed, counted from 0', 2)
     seen = caught(model, clip, dict(space=part.attn, **(dict(time=part.temporal_attn) if part.divided else {})))
     t, place = (None, None) if query is None else (query[0], query[1]*grid[2]+query[2])
     if not part.divided: return dict(joint=_patches(one_row(part.attn, seen['space'], 0 if query is None else 1+t*grid[1]*grid[2]+place))[0].unflatten(-1, grid))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core import UserError, shown
-from ..layers.attention import choice, in_the_open
+from ..layers.attention import choice, in_the_open, whole
 from ..layers.observed import Observed
 from .backbones import fit, read_tensors
 from .base import DetectorModel
@@ -118,9 +118,18 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, dim, patch, patch)
     def forward(self, x): return self.proj(x).flatten(2).mT
 
-def _needed(**numbers): # refuse what is below 1
-    for name, n in numbers.items():
-        if not n >= 1: raise UserError(f'{name} = {n}: at least 1 is needed', 2)
+def _needed(**numbers): # refuse what is no whole number from 1
+    for name, n in numbers.items(): whole(name, n)
+
+def _readable(clip, dtype: torch.dtype): # refuse what a network with weights of that type cannot read
+    if not isinstance(clip, Tensor): raise UserError(f'a clip of type {type(clip).__name__}: a tensor (batch, 3, frames, height, width) is needed', 2)
+    shape = tuple(clip.shape)
+    if len(shape) != 5 or shape[1] != 3: raise UserError(f'a clip of shape {shape}: (batch, 3, frames, height, width) is needed', 2)
+    if shape[2] < 1: raise UserError(f'a clip of shape {shape}: no frames, at least 1 is needed', 2)
+    if clip.dtype == dtype: return
+    device = clip.device.type
+    cast = clip.is_floating_point() and torch.float64 not in (clip.dtype, dtype) and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    if not cast: raise UserError(f'a clip of {clip.dtype}: normalised floats are needed, of the type of the weights, {dtype}'.replace('torch.', ''), 2)
 
 # %% ../../nbs/50_models.timesformer.ipynb #c1421c1
 class VideoTransformer(nn.Module):
@@ -155,15 +164,17 @@ class VideoTransformer(nn.Module):
             if b.divided: nn.init.zeros_(b.temporal_fc.weight)
     def embedded(self, clip: Tensor # (B, 3, T, H, W), normalised
                 ) -> tuple[Tensor, Tensor, tuple]: # class token (B, 1, dim), patches (B, T, N, dim), grid (T, H/patch, W/patch)
-        "Tokens with their place and time."
+        "Tokens with their place and time; a clip of another shape or type raises `UserError`."
+        _readable(clip, self.patch_embed.proj.weight.dtype)
         b, _, t, *sides = clip.shape
         if any(s < self.patch or s % self.patch for s in sides): raise UserError(f'{sides[0]}×{sides[1]} px: sides must be multiples of the patch, {self.patch} px', 2)
         grid = tuple(s//self.patch for s in sides)
         place, instant = stretched_positions(self.pos_embed, grid, self.interpolation), stretched_time(self.time_embed, t, self.interpolation)
         patches = self.patch_embed(clip.transpose(1, 2).flatten(0, 1)).unflatten(0, (b, t))
         return (self.cls_token+place[:, :1]).expand(b, -1, -1), patches+place[:, None, 1:]+instant[:, :, None], (t, *grid)
-    def logits(self, clip: Tensor # (B, 3, T, H, W), normalised; any T, sides multiples of the patch
+    def logits(self, clip: Tensor # (B, 3, T, H, W), normalised, of the type of the weights; T from 1, sides multiples of the patch
               ) -> Tensor: # (B, classes)
+        "The answer to clips; another shape or type raises `UserError`."
         token, patches, grid = self.embedded(clip)
         for block in self.blocks: token, patches = block(token, patches, grid)
         return self.head(self.norm(token[:, 0]))
@@ -197,13 +208,13 @@ def read_sizes(state: dict, # bare names → tensors
     attention = 'divided' if any('.temporal_' in name for name in state) else 'joint'
     return dict(attention=attention, frames=frames, size=side*patch, patch=patch, dim=dim, depth=depth, classes=classes, ratio=hidden/dim)
 
-def load_published(state: dict, # names → tensors, with or without prefixes, or {'model_state': …} around it
+def load_published(state_dict: dict, # names → tensors, with or without prefixes, or {'model_state': …} around it
                    heads: int|None = None, # None: as many as have 64 numbers each
                    *, interpolation: str = 'nearest', # of `INTERPOLATIONS`, for clips of other length or size
                    what: str = 'state_dict' # for messages: the file
                   ) -> VideoTransformer: # in evaluation mode; `.logits(clip)` takes (B, 3, T, H, W), normalised
     "A network of the sizes that the weights have; missing, unknown or misshapen names and heads that do not fit raise `UserError`."
-    state = bare_names(state, what)
+    state = bare_names(state_dict, what)
     sizes = read_sizes(state, what)
     if heads is None:
         if sizes['dim'] % 64: raise UserError(f"{what}: the number of heads cannot be read from a width of {sizes['dim']}; name it, heads=", 2)
@@ -319,10 +330,10 @@ def three_crops(clip: Tensor, # (…, H, W)
 
 def crop_score(model: TimeSformer,
                frames: Tensor, # (N, 3, H, W) in [0, 1]
-               *, rate: int = 32 # one frame of so many
+               *, rate: int = 32 # one frame of so many, from 1
               ) -> float: # probability of a forgery
-    "Mean score of three crops of the middle clip (paper 4); a video that is too short or too small raises `UserError`."
-    span = (model.frames-1)*rate+1
+    "Mean score of three crops of the middle clip (paper 4); a video that is too short or too small, or a rate below 1, raises `UserError`."
+    span = (model.frames-1)*whole('rate', rate)+1
     if len(frames) < span: raise UserError(f'a video of {len(frames)} frames: {model.frames} frames {rate} apart span {span}', 2)
     first = (len(frames)-span)//2
     return float(model.predict(torch.stack(three_crops(frames[first:first+span:rate], model.config['size']))).mean())

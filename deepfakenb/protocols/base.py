@@ -81,6 +81,7 @@ class TableSpec:
     level: str = ''        # of detection: 'frame', 'clip' or 'video'
     shared: str = ''       # name under which the runs are filed; '': the paper. Runs that papers share have a name of their own
     computed: object = None # function (preset, row, column, metric) -> function () -> `Estimate`, or None where a run measures it
+    tested: object = None  # function (row, column) -> `TestSpec` or None, where not every row is tested as its column says
     @property
     def own(self) -> tuple[str, ...]: return tuple(x.label for x in (*self.columns, *self.rows) if x.own)
     def cell(self, preset, row, column) -> tuple[tuple, str|None]: # runs, reason
@@ -112,7 +113,7 @@ class TableSpec:
                     value = None if r.reason or not self.computed else self.computed(preset, r, c, m)
                     if value: made.append(Cell(r.label, c.label, m, computed=_told(value, r.where) if r.where else value)); continue
                     needed = needed or self.cell(preset, r, c)
-                    made.append(Cell(r.label, c.label, m, *needed, c.test, c.level or self.level))
+                    made.append(Cell(r.label, c.label, m, *needed, self.tested(r, c) if self.tested else c.test, c.level or self.level))
         return made
 
 def _told(computed, where: str): # the same function

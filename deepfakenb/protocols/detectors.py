@@ -23,7 +23,7 @@ NARROW = {'xception': dict(backbone='xception-narrow'), 'efficientnet-b4': dict(
           'long-distance': dict(backbone='xception-narrow', size=62, patch=4, dim=96), 'i3d': dict(backbone='i3d-narrow'), 'c3d': dict(backbone='c3d-narrow'),
           'resnet50-lstm': dict(backbone='xception-narrow'), 'tsn': dict(backbone='xception-narrow'), 'resnet3d': dict(depth=18, width=.25, stem='fine', pooled=4),
           'timesformer': dict(size=64, patch=8, dim=96, depth=4, heads=4), 'gml': dict(backbone='xception-narrow'), 'contrastive-mil': dict(backbone='resnet10-narrow', d=64, level=2)}
-STARTED = {**dict.fromkeys(('xception', 'long-distance', 'gml', 'f3-net', 'wsdan', 'resnet3d', 'efficientnet-b4', 'multi-attentional-detector', 'tsn', 'resnet50-lstm'), 'faces'), 'contrastive-mil': 'single-edits'} # model -> start
+STARTED = {**dict.fromkeys(('xception', 'long-distance', 'gml', 'f3-net', 'wsdan', 'resnet3d', 'efficientnet-b4', 'multi-attentional-detector', 'tsn', 'resnet50-lstm', 'timesformer'), 'faces'), 'contrastive-mil': 'single-edits'} # model -> start
 
 def narrow(row: Row, scratch: bool = False) -> dict: # options of the model
     "What two cores train of a row: its narrow variant with its start."

@@ -318,8 +318,8 @@ def claims_html(folder: Path, rows: list[dict], pages: dict|None = None) -> str:
     if not rows: return ''
     metrics, link = metrics_of(), run_link(pages or {})
     runs = lambda r: f'{len(ids)} run{"s" if len(ids) > 1 else ""}: <small>{run_list(ids, link)}</small>' if (ids := r['runs'].split()) else '—'
-    cell = lambda r: (f'<a href="#{e(r["table"])}">{e(r["no."])}</a>', e(r['claim']), e(in_units(r['the paper’s numbers'], metrics.get(r['no.'], ('', ''))[0])), e(in_units(r['the benchmark'], metrics.get(r['no.'], ('', ''))[1])), e(r['seeds']), runs(r), f"<strong>{e(verdict_kind(r['verdict']))}</strong>{e(r['verdict'][len(verdict_kind(r['verdict'])):])}")
-    each = ''.join(f'<details><summary>{p.upper()} {e(PAPERS[p].name)}: {len(mine)} claims</summary>{rows_html(["no.", "claim", "the paper’s numbers", "the benchmark", "seeds", "evidence", "verdict"], map(cell, mine))}</details>'
+    cell = lambda r: (f'<a href="#{e(r["table"])}">{e(r["no."])}</a>', e(r['claim']), e(in_units(r['the paper’s numbers'], metrics.get(r['no.'], ('', ''))[0])), e(in_units(r['the benchmark'], metrics.get(r['no.'], ('', ''))[1])), e(r['could be seen from']), e(r['seeds']), runs(r), f"<strong>{e(verdict_kind(r['verdict']))}</strong>{e(r['verdict'][len(verdict_kind(r['verdict'])):])}")
+    each = ''.join(f'<details><summary>{p.upper()} {e(PAPERS[p].name)}: {len(mine)} claims</summary>{rows_html(["no.", "claim", "the paper’s numbers", "the benchmark", "could be seen from", "seeds", "evidence", "verdict"], map(cell, mine))}</details>'
                    for p in PAPERS if (mine := [r for r in rows if r['no.'].startswith(p+'.')]))
     sides, _ = figures_of(folder/'claims'/'figures')
     gallery = f'<div class="gallery">{"".join(figure_html(s, "claims/figures") for s in sides)}</div>' if sides else ''
@@ -372,8 +372,8 @@ def build_readme(folder: Path|str # reports/<preset>
     verdicts, _ = claims_of(folder)
     if verdicts:
         metrics = metrics_of()
-        text += ['## What holds?', '', f'{claims_text(verdicts)} [CSV](claims.csv).', '', '| no. | claim | the paper’s numbers | the benchmark | seeds | runs | verdict |', '|---|---|---|---|--:|---|---|',
-                 *(f"| [{r['no.']}]({r['no.'].split('.')[0]}/tables/{r['table']}.md) | {r['claim']} | {in_units(r['the paper’s numbers'], metrics.get(r['no.'], ('', ''))[0])} | {in_units(r['the benchmark'], metrics.get(r['no.'], ('', ''))[1])} | {r['seeds']} | {' '.join(f'[{i[:4]}]({link(i, None)})' for i in r['runs'].split()) or '—'} | {r['verdict']} |" for r in verdicts), '']
+        text += ['## What holds?', '', f'{claims_text(verdicts)} [CSV](claims.csv).', '', '| no. | claim | the paper’s numbers | the benchmark | could be seen from | seeds | runs | verdict |', '|---|---|---|---|--:|--:|---|---|',
+                 *(f"| [{r['no.']}]({r['no.'].split('.')[0]}/tables/{r['table']}.md) | {r['claim']} | {in_units(r['the paper’s numbers'], metrics.get(r['no.'], ('', ''))[0])} | {in_units(r['the benchmark'], metrics.get(r['no.'], ('', ''))[1])} | {r['could be seen from']} | {r['seeds']} | {' '.join(f'[{i[:4]}]({link(i, None)})' for i in r['runs'].split()) or '—'} | {r['verdict']} |" for r in verdicts), '']
         text += sheet_lines(folder, 'claims')
         text += [line for s in figures_of(folder/'claims'/'figures')[0] for line in (f"![{s['caption'].split('. ')[0]}](claims/figures/{picture_name(s)})", '', f"*{figure_title(s['id'])}.* {s['caption']}", '')]
     for paper, p in PAPERS.items():
