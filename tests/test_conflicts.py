@@ -1,7 +1,7 @@
 "Registers of conflicts: what they name exists, what they print is measured, what is not measured says so."
 import pytest
 from deepfakenb.analysis.conflicts import conflict_sheet, reading_lines
-from deepfakenb.analysis.results import cells_of
+from deepfakenb.analysis.results import cells_of, paired
 from deepfakenb.core import UserError
 from deepfakenb.protocols.base import get
 from deepfakenb.protocols.conflicts import REGISTERS
@@ -38,11 +38,15 @@ def test_differences_are_those_of_the_tables(paper, root):
         for name, table, column, metric in REGISTERS[paper].places:
             l, (table, column, metric) = lines[c.id, name], c.at or (table, column, metric)
             assert (l['value'] is None) == bool(l['reason']) and bool(l['runs']) == (l['value'] is not None), l
+            if l['value'] is not None and c.kind == 'test':          # asked of the very set of the place
+                x = next(x for x in cells_of(table, 'bench', root/'reports')[2] if (x.row, x.column, x.metric) == (c.default, column, metric))
+                assert c.test.dataset == (x.test.dataset if x.test else ''), (c.id, name)
             if l['value'] is None or c.kind != 'rows': continue
             at = {x.row: x for x in cells_of(table, 'bench', root/'reports')[2] if (x.column, x.metric) == (column, metric)}
-            d = at[c.label].measure.difference(list(at[c.label].runs), list(at[c.default].runs), at[c.label].test)
+            a, b = paired([at[c.label], at[c.default]])
+            d = a.measure.difference(list(a.runs), list(b.runs), a.test)
             assert abs(l['value']-d.mean) < 1e-9 and l['low'] <= l['value'] <= l['high'], c.id
-            whole = [at[r].measure.of_runs(list(at[r].runs), at[r].test).value for r in (c.label, c.default)]
+            whole = [x.measure.of_runs(list(x.runs), x.test).value for x in (a, b)]
             assert abs(l['value']-(whole[0]-whole[1])) < 1e-6, c.id
 
 @pytest.mark.parametrize('paper', [p for p, r in REGISTERS.items() if any(c.kind == 'test' for c in r.conflicts)])
@@ -59,8 +63,10 @@ def test_data_of_different_bytes_are_not_compared():
     "As in the tables: a difference between two states of the videos is no difference between methods."
     from types import SimpleNamespace as N
     from deepfakenb.analysis.conflicts import _both
-    rows = [N(runs=[N(fingerprint=f)], reason='', test=None, measure=N(difference=lambda *a: 'compared')) for f in 'ab']
-    assert _both(None, *rows)[0] is None and 'different bytes' in _both(None, *rows)[2] and _both(None, rows[0], rows[0])[0] == 'compared'
+    from deepfakenb.analysis.results import Cell
+    from unittest.mock import patch
+    rows = [Cell(f, 'c', 'AUC', runs=(N(fingerprint=f, spec=N(seed=0)),)) for f in 'ab']
+    with patch.object(Cell, 'measure', N(difference=lambda *a: 'compared')): assert _both(None, *rows)[0] is None and 'different bytes' in _both(None, *rows)[2] and _both(None, rows[0], rows[0])[0] == 'compared'
 
 def test_an_empty_workbook_says_why(tmp_path):
     for paper in VIDEO_PAPERS:

@@ -10,7 +10,7 @@ import numpy as np
 from ..metrics.intervals import Interval
 from ..core import UserError
 from ..protocols.conflicts import CONFLICTS, REGISTERS
-from .results import cells_of, data_read, found_run
+from .results import cells_of, data_read, found_run, paired
 from ..runs.store import test_facts
 from ..tasks.sequence import difference, ids, split_predictions
 from ..report.sheet import Sheet, interval_text
@@ -119,6 +119,7 @@ def _both(c, mine, default): # of two rows
     if not (mine and default and mine.runs and default.runs):
         lacking = mine if not (mine and mine.runs) else default
         return None, (), f"not measured: {(lacking and lacking.reason) or 'no such row'}"
+    mine, default = paired([mine, default])
     if len({data_read(r, c.test) for c in (mine, default) for r in c.runs}) > 1: return None, (), 'not measured: its two rows read data of different bytes'
     return mine.measure.difference(list(mine.runs), list(default.runs), mine.test), [*mine.runs, *default.runs], ''
 

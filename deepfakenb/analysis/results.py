@@ -2,11 +2,11 @@
 
 # %% auto #0
 __all__ = ['PAPERS', 'OTHER_BYTES', 'Paper', 'reported', 'number_of', 'table_ids', 'Cell', 'fill', 'visible', 'found_run',
-           'cells_of', 'data_read', 'one_data', 'runs_of', 'images_on_disk']
+           'cells_of', 'data_read', 'paired', 'one_data', 'runs_of', 'images_on_disk']
 
 # %% ../../nbs/83_analysis.results.ipynb #0d0a9adc
 import csv, math, re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from ..core import ROOT, UserError, shown
 from ..tasks.base import Measure, task_named
@@ -176,13 +176,23 @@ def data_read(run, test=None) -> tuple: # fingerprints
     from deepfakenb.runs.store import test_facts
     return (run.fingerprint,) if test is None else (run.fingerprint, (test_facts(run, test) or {}).get('fingerprint', ''))
 
+def paired(pair) -> list: # of two cells
+    "Both on the seeds that both have, of those the largest set that read the same bytes; as they are where they have no seed in common."
+    of = [{r.spec.seed: r for r in c.runs} for c in pair]
+    read = {}     # the bytes that both read -> seeds
+    for s in sorted(set(of[0]) & set(of[1])):
+        data = [data_read(by[s], c.test) for by, c in zip(of, pair)]
+        if data[0] == data[1]: read.setdefault(data[0], []).append(s)
+    if not read: return list(pair)
+    seeds = max(read.values(), key=len)
+    return [replace(c, runs=tuple(by[s] for s in seeds)) for by, c in zip(of, pair)]
+
 OTHER_BYTES = 'its data were made anew and differ in some bytes from the other rows’: in no comparison'
 
 def one_data(cells: list[Cell] # of one table
             ) -> list[Cell]:
     "The cells, each with runs that read the same bytes; a cell whose runs all read others than most of its column keeps them, and says so."
     from collections import Counter
-    from dataclasses import replace
     read = {(r.id, c.test): data_read(r, c.test) for c in cells for r in c.runs}
     key = lambda c, r: (c.column, c.test.id if c.test is not None else '', *r.spec.task.key(r.spec.data))
     seen = {}

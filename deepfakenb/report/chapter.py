@@ -7,8 +7,8 @@ __all__ = ['MINUTES', 'Chapter', 'differences_text']
 import json
 from pathlib import Path
 import numpy as np
-from ..analysis.claims import claim_rows, judge, paired
-from ..analysis.results import cells_of, table_ids
+from ..analysis.claims import claim_rows, judge
+from ..analysis.results import cells_of, paired, table_ids
 from ..core import UserError, reports_dir, shown
 from ..figures.base import figure_title, picture_name, show_figure, theme
 from .sheet import write_sheet

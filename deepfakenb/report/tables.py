@@ -45,10 +45,10 @@ class Table:
         "What a reader must know, in sentences."
         said = [f'{self.title}.', f'Paper: as printed, measured on {self.paper.data} (real data).']
         if not self.measured: return ' '.join([*said, 'Ours: nothing was measured here; the reasons stand below.'])
-        seeds = max((l['seeds'] for l in self.lines), default=0)
+        every = {l['seeds'] for l in self.lines if l['seeds']}; seeds = max(every, default=0)
         pairs = any(l.get('pairs') for l in self.lines)
         unit, what = ('source pairs', 'videos' if self.level == 'video' else self.level+'s') if pairs else ('test images', 'test images')
-        over = f'{seeds} seeds and {unit}' if seeds > 1 else f'{unit}, one seed'
+        over = f"{f'{min(every)} to ' if min(every) < seeds else ''}{seeds} seeds and {unit}" if seeds > 1 else f'{unit}, one seed'
         delta = '; Δ = ours − paper' if any(l['difference'] is not None for l in self.lines) else ''
         said.append(f"Ours: preset “{self.preset}”, mean and 95 % interval over {over}; n = {what}{' (source pairs)' if pairs else ''} × seeds{delta}.")
         if self.level: said.append(f'Scores are at {self.level} level.')
