@@ -1,7 +1,8 @@
 "The papers' claims: the committed verdicts are those of the committed runs, and the pages show them."
 import csv, shutil
 import pytest
-from deepfakenb.analysis.claims import claims, judge, read_claims, stale, write_claims
+from dataclasses import replace
+from deepfakenb.analysis.claims import claims, compare, judge, read_claims, stale, write_claims
 from deepfakenb.analysis.gate import gate
 from deepfakenb.core import ROOT, UserError
 from deepfakenb.report.site import build_index, build_readme, claims_of, claims_text, verdict_kind
@@ -39,11 +40,21 @@ def test_the_benchmark_passes_its_gate_for_motion():
     assert motion['met'] and motion['seeds'] == 3 and motion['mean'] >= 5 and motion['low'] > 0, motion
 
 def test_a_row_that_learned_nothing_decides_nothing():
-    "TimeSformer from noise is no opponent; that pre-training helps is a claim about just that."
-    verdicts = {r['no.']: r['verdict'] for r in claims_of(BENCH)[0]}
-    asleep = [c for c in claims() if 'TimeSformer' in (c.ours_first+c.ours_second)]
-    assert asleep and all(verdicts[c.id].startswith(('not measured: TimeSformer', 'undecided', 'holds', 'does not hold')) for c in asleep)
-    assert verdicts['p4.3'] == 'not measured: TimeSformer has learned nothing (AUC 50.4)' and verdicts['p4.8'].startswith('holds')
+    "A network that a few epochs from noise have taught nothing is no opponent; that a start helps is a claim about just that."
+    (start,) = [c for c in claims('p4') if c.id == 'p4.8']
+    assert start.of_start == 'yes' and not any(x.missing for x in compare(start, 'bench'))
+    (last,) = [x for x in compare(replace(start, of_start=''), 'bench') if x.column == 'NT (two cores)']
+    assert '3D ResNet Pre-train ✗ has learned nothing' in last.missing
+
+def test_rows_are_compared_on_the_seeds_that_both_have(today):
+    "Three seeds against one would add what seeds differ by to what methods differ by."
+    from deepfakenb.runs.store import Run
+    seeds = lambda ids: sorted(Run(BENCH/'runs'/i).spec.seed for i in ids)
+    for l in today:
+        for x in l['differences']:
+            if x.missing: continue
+            assert len({Run(BENCH/'runs'/i).fingerprint for i in x.runs}) == 1, (l['id'], x.column)
+            assert sorted(seeds(x.runs)) == sorted(2*sorted(set(seeds(x.runs)))), (l['id'], x.column, seeds(x.runs))
 
 def test_a_verdict_whose_runs_are_there_is_not_called_stale():
     rows, wrong = claims_of(BENCH)

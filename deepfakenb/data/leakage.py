@@ -2,14 +2,16 @@
 
 # %% auto #0
 __all__ = ['LEAKS', 'SAME_RECORDINGS', 'take', 'validation', 'base', 'components', 'own_split', 'Leak', 'LeakError', 'leaks',
-           'picture_files', 'size_key', 'content_key', 'equal_contents', 'between', 'shared_with']
+           'picture_files', 'size_key', 'content_key', 'equal_contents', 'between', 'shared_with', 'met',
+           'met_in_training']
 
 # %% ../../nbs/13_data.leakage.ipynb #879cfa3c
-import hashlib, os, re
+import functools, hashlib, os, re, warnings
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
 from ..core import UserError, read_json
+from .datasets import layout
 from .images import threaded
 from .listing import IMAGE_SUFFIXES, SPLITS, Video, pictures
 
@@ -172,3 +174,48 @@ def _same_files(rows) -> list[Leak]: # (video, its index)
     asked = [r for same in sizes.values() if len({v.split for v, _ in same}) > 1 for r in same]
     keys = threaded(lambda r: content_key(r[0], r[1].root, blocks=0), asked, 'comparing contents')
     return [replace(l, what=l.where[-1][1]) for l in _shared('content', ((k, v.split, v.id) for k, (v, _) in zip(keys, asked)))]
+
+# %% ../../nbs/13_data.leakage.ipynb #dde93e1c
+def met(train, test, *, contents: bool = False # as for `shared_with`
+       ) -> list[str]: # ids
+    "Videos of the test split of `test` that share anything with what `train` trains and validates on."
+    found = shared_with(train, test, contents=contents)
+    names = lambda v: {('video', base(v.id)), ('source', base(v.source or v.id)), *(('identity', p) for p in v.identities)}
+    known = set().union(*(names(v) for v in train.videos if v.split in SPLITS[:2])) if any(l.kind != 'content' for l in found) else set()
+    copies = {dict(l.where)['test'] for l in found if l.kind == 'content'}
+    return [v.id for v in test.videos if v.split == 'test' and (v.id in copies or names(v) & known)]
+
+@dataclass(frozen=True)
+class _Split: # an index whose only split is called test
+    root: Path
+    dataset: str
+    videos: tuple
+
+@functools.cache
+def _met_below(root, train: tuple, test: tuple, split: str) -> frozenset: # dataset, compressions, splits of each; read once a process
+    from deepfakenb.data.video import VideoIndex
+    place = lambda d: next(p for p in (root/d, root) if p.is_dir())
+    known, asked = (VideoIndex.read(place(d), d, compression=list(c), splits=s, missing='skip') for d, c, s in (train, test))
+    return frozenset(met(known, _Split(asked.root, asked.dataset, tuple(replace(v, split='test') for v in asked.videos if v.split == split)), contents=True))
+
+def met_in_training(root: Path|None, # above the datasets, or one of them; None: they are not at hand
+                    train: dict, test: dict, # `data` of a run, and of a test of it
+                    split: str, videos # that is tested, and the ids of its videos
+                   ) -> dict: # met_in_training: how many of them, None where it cannot be told; {} where nothing is to be asked
+    "What a test of real videos of another dataset has to say of people and sources that its run was trained on; some, or unknown: a warning in one line."
+    if train['source'] != 'real' or test['dataset'] == train['dataset']: return {}
+    about = lambda d: (d['dataset'], tuple(d['compression']), d['splits'])
+    try:
+        if root is None: raise UserError('no folder of datasets is named')
+        videos = set(videos)
+        n = len(videos & _met_below(root, about(train), about(test), split))
+    except UserError as e:
+        warnings.warn(f"{test['dataset']}: who of it was met in training on {train['dataset']} cannot be told, both datasets are needed below --data-root ({e})")
+        return dict(met_in_training=None)
+    if n: warnings.warn(f"{test['dataset']}: {n} of the {len(videos)} videos tested show sources or people that training on {train['dataset']} has seen; {_remedy(train, test)}")
+    return dict(met_in_training=n)
+
+def _remedy(train, test) -> str:
+    if train['dataset'] in layout(test['dataset']).splits and test['splits'] != train['dataset']: return f"test it with its lists of splits={train['dataset']!r} (TestSpec), which part the two as {train['dataset']} does"
+    if train['splits'] != 'official': return f"train with splits='official', not {train['splits']!r}"
+    return 'tell the number beside every score of this test, or leave these videos out'

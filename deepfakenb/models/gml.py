@@ -7,7 +7,7 @@ __all__ = ['AnomalyBranch', 'GML', 'clues']
 import torch
 from torch import Tensor, nn
 from ..core import UserError
-from ..layers.attention import choice
+from ..layers.attention import choice, whole
 from ..layers.motion import BLOCKS, CSTM, Folded, give_time, set_frames
 from .base import DetectorModel
 from .xception import XCEPTIONS, Xception
@@ -21,7 +21,7 @@ def _conv(c: int, kind: str, last: bool) -> nn.Sequential:
     return nn.Sequential(*layers, *([] if last else [nn.ReLU()]))
 
 class AnomalyBranch(nn.Module):
-    "Nine residual convolution blocks on a feature map; what they say is the clue map F*, of the same size."
+    "Nine convolution blocks on a feature map, eight of them residual and a last one without a skip, whose output is the clue map F*, of the same size."
     def __init__(self, channels: int, *, conv: str = 'separable', # 'separable', '3x3' or '3x3x2'
                  blocks: int = 9):
         super().__init__()
@@ -50,12 +50,14 @@ class GML(DetectorModel):
                  dropout: float = 0., weights: str|None = None # Xception's, published names or our own warm start
                 ):
         super().__init__()
+        if not isinstance(anomaly_losses, (list, tuple)): raise UserError(f"anomaly_losses = {anomaly_losses!r}: a list is needed, of 'l1' and 'cls'", 2)
         self.keep(locals(), weights=None, anomaly_losses=list(anomaly_losses))
         if block is not None: choice('block', block, BLOCKS)
-        choice('l1', l1, ('mean', 'sum'))
+        choice('l1', l1, ('mean', 'sum')); choice('rounding', rounding, ('floor', 'ceil')); whole('ratio', ratio)
         for part in anomaly_losses: choice('anomaly_losses', part, ('l1', 'cls'))
         choice('backbone', backbone, XCEPTIONS)
         self.backbone = Xception(backbone, weights=weights)
+        self.least = 1 if block is None else 2                     # frames of a sample that it can be trained on: one alone has no motion
         self.tap, self.l1, self.parts = choice('tap', tap, self.backbone.steps), l1, tuple(anomaly_losses)
         if block is not None: give_time(self.backbone, block, **({} if block == 'cstm' else dict(ratio=ratio, rounding=rounding)))
         self.dropout, self.head = nn.Dropout(dropout), nn.Linear(self.backbone.channels, 2)
@@ -63,6 +65,7 @@ class GML(DetectorModel):
         self.anomaly, self.anomaly_head = (AnomalyBranch(c, conv=anomaly_conv), nn.Linear(c, 2)) if anomaly else (None, None)
     def detect(self, x):
         b, t = x.shape[:2]
+        if not t: raise UserError(f'{self.name}: a clip of 0 frames; at least 1 is needed', 2)
         set_frames(self.backbone, t)
         maps = self.backbone.taps(x.flatten(0, 1), (self.tap, self.backbone.steps[-1]))
         pooled = maps[self.backbone.steps[-1]].mean((2, 3)).unflatten(0, (b, t)).mean(1)
@@ -90,6 +93,7 @@ def clues(model: GML, clip: Tensor, # (T, 3, H, W) in [0, 1]
           step: str = 'block2' # part of the backbone whose last motion block is shown
          ) -> dict[str, Tensor]: # 'cstm', 'motion', 'consistency', 'anomaly' -> (T, h, w)
     "Maps of a clip, in evaluation mode; what a model does not have is left out."
+    choice('step', step, model.backbone.steps)
     was, seen = model.training, {}
     model.eval()
     blocks = [m.block for m in getattr(model.backbone, step).modules() if isinstance(m, Folded)]

@@ -11,7 +11,7 @@ from ..analysis.claims import claim_rows, judge
 from ..analysis.results import cells_of, paired, table_ids
 from ..core import UserError, reports_dir, shown
 from ..figures.base import figure_title, picture_name, show_figure, theme
-from .sheet import write_sheet
+from .sheet import interval_text, write_sheet
 from ..protocols.base import PAPERS, get
 from .tables import build_table
 from ..runs.store import find
@@ -42,11 +42,11 @@ class Chapter:
         if not found: raise UserError(f'{table}: no cell of {row!r} at {column!r}')
         return found[0] if found[0].runs else None
     def example(self, table: str, row: str, column: str): # a Run, or None
-        "The run of the first seed, which figures show, of any paper's table; also where the table leaves it out, since its data differ from the column's."
+        "The run of the first seed that was trained, which figures show, of any paper's table; also where the table leaves it out, since its data differ from the column's."
         protocol = get(table.split('_')[0])
         def first(name, *columns): return next((c for c in protocol.table(name).cells(self.preset) if c.row == row and c.column in (columns or (c.column,))), None)
         if not (cell := first(table, column)): raise UserError(f'{table}: no cell of {row!r} at {column!r}')
-        run, again = find(cell.specs[0], self.out) if cell.specs else None, f'{protocol.paper}_shown'
+        run, again = next(filter(None, (find(s, self.out) for s in cell.specs)), None), f'{protocol.paper}_shown'
         if again not in protocol.extra or run and self.at_hand(run): return run
         other = first(again)
         return (find(other.specs[0], self.out) if other and other.specs else None) or run
@@ -134,7 +134,7 @@ def _against(self: Chapter, table: str, column: str, row: str, others: tuple = (
 def differences_text(found: dict, # row -> Interval
                      short=lambda row: row) -> str:
     "A list for a sentence."
-    return ', '.join(f'{short(k)} {d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}]' for k, d in found.items()).replace('-', '−')
+    return ', '.join(f'{short(k)} {interval_text(d.mean, d.low, d.high, sign=True)}' for k, d in found.items())
 
 MINUTES = dict(p2=6., p3=6., p4=5., p5=6.)   # of one core, that a run of the two-core columns should take
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastai.callback.core import Callback
 from ..core import UserError, generated_dir, object_hash, shown, write_json
+from ..data.leakage import met_in_training
 from ..metrics import detection as scores_of
 from ..metrics.detection import at_level
 from .answers import answer_frame, read_answers, write_answers
@@ -94,9 +95,7 @@ def real_until_tested(faces): # FaceSet -> FaceSet
     "The same without the forged videos of training and validation; a split of those without real videos raises `UserError`."
     f = faces.frame
     for s in ('train', 'val'):
-        if not ((f['split'] == s) & (f['label'] == 0)).any():
-            told = f'{shown(faces.root)}: the {s} split holds no real video'
-            raise UserError(f'{told}; self_blended learns from real videos, choose a dataset that has some', 2)
+        if not ((f['split'] == s) & (f['label'] == 0)).any(): raise UserError(f'{shown(faces.root)}: the {s} split holds no real video; self_blended learns from real videos, choose a dataset that has some', 2)
     return replace(faces, frame=f[(f['label'] == 0) | (f['split'] == 'test')].reset_index(drop=True))
 
 # %% ../../nbs/78_tasks.detection.ipynb #7166210f
@@ -193,7 +192,6 @@ def changed(runs, metric: str, a, b): # Interval, percentage points
     i, j = (v['video'].isin(both).to_numpy() for v in (f, h))
     return scores_of.pair_difference(metric, y[i], s[:, i], t[:, j], g[i], same_runs=True)
 
-
 # %% ../../nbs/78_tasks.detection.ipynb #606c8a91
 ONE_CLASS = 'undefined: one class only'
 
@@ -231,6 +229,7 @@ class VideoTask(Task):
         from deepfakenb.data.datasets import layout
         from deepfakenb.data.faces.crop import Rule
         from deepfakenb.data.synth.sets import held_by
+        if min(data['frames'], data['stride']) < 1: raise UserError(f"data.frames = {data['frames']}, data.stride = {data['stride']}: at least 1 each is needed", 2)
         if data_root(): return
         if data['preset'] == 'paper': self.locate(data)                     # refused there
         there, own = held_by(data['dataset'], data['preset']), ('by-source', 'by-identity')
@@ -352,7 +351,7 @@ def training_loaders(task, opened, spec, options, device): # the loaders of trai
     if data['self_blended']:
         return *self_blends(opened, parts, data, spec, options, device), None     # half and half by construction
     for s, part in parts.items():
-        if len(set(part.labels)) < 2: raise UserError(f"{shown(opened.root)}: the {s} split holds one class only; a detector needs real and forged videos")
+        if len(held := set(part.labels)) < 2: raise UserError(f"{shown(opened.root)}: the {s} split holds one class only, {'forged' if 1 in held else 'real'} (videos: {len(set(part.videos))}); a detector needs real and forged videos")
     loaders = [FreshLoader(opened.cache(data['size']), parts['train'], bs=options.bs, per_video=data['per_video'], steps=options.steps, even=options.balance, drop_last=True,
                            augment=options.augment, seed=spec.seed, device=device, normalised=False), task.loader(opened, parts['val'], data, spec, device)]
     weights = class_weights(opened.faces.split('train').videos['label']).to(device) if options.class_weights else None
@@ -363,6 +362,8 @@ class Detection(VideoTask):
     "Real or forged, of frames and clips (papers 2, 4, 5; paper 3's binary part)."
     name, version = 'detection', 1
     checkpoints, default, films = dict(best='best_best.safetensors'), 'best', True
+    def fits(self, model, data): # what a plan may ask, too, once it has built the model
+        if data['frames'] < (least := getattr(model, 'least', 1)): raise UserError(f"data.frames = {data['frames']}: {model.name} learns from motion with these options, it needs clips of at least {least} frames", 2)
     def fit(self, spec, opened, folder, device):
         from fastai.data.core import DataLoaders
         from deepfakenb.core import seed_everything
@@ -375,6 +376,7 @@ class Detection(VideoTask):
         dls = DataLoaders(*loaders, path=Path('.')); dls._device = device
         seed_everything(spec.seed)
         model = build_model(spec.model, **with_weights(spec.model, spec.model_args))
+        self.fits(model, spec.data)
         loss = DetectorLoss(model, weights)
         learn = make_learner(dls, model, options, folder, scores=DetectorScores(loss, judged), selection=dict(best='auc'), feed=DetectorFeed(options.channels_last), loss=loss)
         return train(learn)
@@ -408,7 +410,9 @@ class Detection(VideoTask):
     def test(self, spec, models, test, device, root=None):
         data = {**test.data(spec.data), 'self_blended': False}        # whatever it learned from: a test set is what it is
         opened = self.open(data, root, **(dict(film=test.film, variant=test.variant, split=test.split) if test.film else {}))
-        return *self.answer(spec, models['best'].to(device), opened, data, test.split, device, test), opened.fingerprint()
+        known = met_in_training(data_root(), spec.data, data, test.split, opened.faces.split(test.split).frame['video'])
+        answers, facts = self.answer(spec, models['best'].to(device), opened, data, test.split, device, test)
+        return answers, {**facts, **known}, opened.fingerprint()
     def change(self, runs, metric, a, b=None): # Interval, percentage points
         "What a test set does to runs: videos of `a` minus `b` (`TestSpec`s, None: as trained), where both have them."
         return changed(runs, metric, a, b)
