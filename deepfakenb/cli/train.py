@@ -179,7 +179,7 @@ def specs_of(wish: Wish) -> list[tuple]: # (RunSpec, what is swept: key -> value
         if reads and data.get('frames', reads) != reads: raise UserError(f"data.frames={data['frames']}: {wish.model} reads {reads} frames with these options", 2)
         train |= {k: v for k, v in said.items() if '.' not in k}
         specs = [RunSpec('own', wish.model, args, data, train, seed, 'own') for seed in wish.seeds]
-        specs[0].task.check(specs[0].data)
+        specs[0].task.check(specs[0].data); specs[0].task.fits(built[name], specs[0].data)
         out += [(s, dict(swept, seed=s.seed)) for s in specs]
     return out
 

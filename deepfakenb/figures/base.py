@@ -74,7 +74,7 @@ def photographs(fig) -> bool:
     return any(im.get_array() is not None and im.get_array().ndim == 3 for im in fig.findobj(AxesImage))
 
 LARGEST_PICTURE = 200_000   # bytes of a kept picture; what is above it as PNG, pages of photographs, is kept as JPEG
-LARGEST_SVG = 200_000       # bytes; a drawing of more lines is kept as pixels alone
+LARGEST_SVG = 60_000        # bytes; a drawing of more lines is kept as pixels alone
 
 def small_picture(picture, # file of a PNG, or its path
                   base: Path # folder and name, without a suffix

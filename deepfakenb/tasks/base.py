@@ -90,6 +90,8 @@ class Task(ABC):
         return ''
     def check(self, data: dict):
         "Raise `UserError` with the choices for data that could never be had; makes nothing, and leaves real data to `open`."
+    def fits(self, model, data: dict):
+        "Raise `UserError` where a built model cannot learn from such data."
     @abstractmethod
     def locate(self, data: dict) -> Path: "The folder to read, made if need be; data that cannot be had raise `UserError`."
     @abstractmethod

@@ -362,7 +362,7 @@ class Detection(VideoTask):
     "Real or forged, of frames and clips (papers 2, 4, 5; paper 3's binary part)."
     name, version = 'detection', 1
     checkpoints, default, films = dict(best='best_best.safetensors'), 'best', True
-    def fits(self, model, data): # what a plan may ask, too, once it has built the model
+    def fits(self, model, data):
         if data['frames'] < (least := getattr(model, 'least', 1)): raise UserError(f"data.frames = {data['frames']}: {model.name} learns from motion with these options, it needs clips of at least {least} frames", 2)
     def fit(self, spec, opened, folder, device):
         from fastai.data.core import DataLoaders
