@@ -191,13 +191,14 @@ OTHER_BYTES = 'its data were made anew and differ in some bytes from the other r
 
 def one_data(cells: list[Cell] # of one table
             ) -> list[Cell]:
-    "The cells, each with runs that read the same bytes; a cell whose runs all read others than most of its column keeps them, and says so."
+    "The cells, each with runs that read the same bytes: what most rows of the column have read, then most runs; a cell whose runs all read others keeps them, and says so."
     from collections import Counter
     read = {(r.id, c.test): data_read(r, c.test) for c in cells for r in c.runs}
     key = lambda c, r: (c.column, c.test.id if c.test is not None else '', *r.spec.task.key(r.spec.data))
     seen = {}
-    for place, found in {(key(c, r), r.id): read[r.id, c.test] for c in cells for r in c.runs}.items(): seen.setdefault(place[0], Counter())[found] += 1
-    most = {k: min(n, key=lambda f: (-n[f], f)) for k, n in seen.items()}
+    for c in cells:
+        for r in c.runs: seen.setdefault(key(c, r), {}).setdefault(read[r.id, c.test], set()).add((c.row, r.id))
+    most = {k: min(n, key=lambda f: (-len({row for row, _ in n[f]}), -len(n[f]), f)) for k, n in seen.items()}
     def kept(c):
         runs = tuple(r for r in c.runs if read[r.id, c.test] == most[key(c, r)])
         if len(runs) == len(c.runs): return c

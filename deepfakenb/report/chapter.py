@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 import numpy as np
 from ..analysis.claims import claim_rows, judge
-from ..analysis.results import cells_of, paired, table_ids
+from ..analysis.results import cells_of, data_read, paired, table_ids
 from ..core import UserError, reports_dir, shown
 from ..figures.base import figure_title, picture_name, show_figure, theme
 from .sheet import interval_text, write_sheet
@@ -122,12 +122,13 @@ Chapter.drawn, Chapter.forest, Chapter.verdicts, Chapter.empty, Chapter.sheet = 
 
 # %% ../../nbs/86_report.chapter.ipynb #492a2ae3
 def _against(self: Chapter, table: str, column: str, row: str, others: tuple = (), metric: str = 'AUC') -> dict: # row -> Interval; others: (): all rows
-    "What the rows of a column have more than one of them, each pair on the training seeds that both have; rows without a run are left out."
+    "What the rows of a column have more than one of them, each pair on the training seeds that both have; rows without a run, and those that read other bytes, are left out."
     at = {x.row: x for x in self.cells(table) if (x.column, x.metric) == (column, metric) and x.runs}
     found = {}
     for name in others or at:
         if name == row or row not in at or name not in at: continue
         a, b = paired([at[name], at[row]])
+        if len({data_read(r, x.test) for x in (a, b) for r in x.runs}) > 1: continue
         found[name] = a.measure.difference(list(a.runs), list(b.runs), a.test)
     return found
 
