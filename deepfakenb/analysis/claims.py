@@ -10,6 +10,7 @@ import csv, math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from .results import cells_of, data_read, paired, reported
+from ..protocols.detectors import CORES
 from ..core import ROOT, UserError, atomic, object_hash, shown
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ def claim_rows(lines: list[dict] # of `judge`
     def text(x): return '—' if x.missing else f'{x.difference:+.{digits(x)}f} [{x.low:.{digits(x)}f}, {x.high:.{digits(x)}f}]'
     def smallest(x, tests): return '—' if x.missing else f'{x.visible(tests):.{digits(x)}f}'
     def listed(l, names, texts): return '; '.join(f'{n}: {t}' for n, t in zip(names, texts)) if max(len(l['columns']), len(l['differences'])) > 1 else '; '.join(texts)
-    def ours(l): return [x.column.removesuffix(' (two cores)') for x in l['differences']]
+    def ours(l): return [x.column.removesuffix(CORES) for x in l['differences']]
     return [{'no.': l['id'], 'claim': l['claim'], 'the paper’s numbers': listed(l, l['columns'], [f'{d:+g}' for d in l['printed']])+(' (against it)' if min(l['printed']) <= 0 else ''),
              'the benchmark': listed(l, ours(l), [text(x) for x in l['differences']]), 'could be seen from': '; '.join(smallest(x, l['tests']) for x in l['differences']),
              'seeds': l['seeds'] or '—', 'verdict': l['verdict'], 'table': l['table']} for l in lines]

@@ -11,6 +11,7 @@ from ..metrics.intervals import Interval
 from ..core import UserError
 from ..protocols.conflicts import CONFLICTS, REGISTERS
 from .results import cells_of, data_read, found_run, paired
+from ..protocols.detectors import CORES
 from ..runs.store import test_facts
 from ..tasks.sequence import difference, ids, split_predictions
 from ..report.sheet import Sheet, interval_text
@@ -110,7 +111,7 @@ def _twice(c, cell, how): # (Interval or None, runs, why there is none) of one s
 
 def _elsewhere(c, name, register, cell) -> str: # a place, the cell of the default there
     "Why a place has no number of its own: a conflict with a place of its own is told once, and another test of the training's films says nothing of a further set."
-    if c.at and name != register.places[0][0]: return f"measured at {c.at[1].removesuffix(' (two cores)')}"
+    if c.at and name != register.places[0][0]: return f"measured at {c.at[1].removesuffix(CORES)}"
     if c.kind != 'test' or cell is None: return ''
     asked, here = (t.dataset if t is not None else '' for t in (c.test, cell.test))
     return f"asked of {asked or 'the films of the training’s set'} alone" if asked != here else ''
@@ -177,7 +178,7 @@ def register(lines: list[dict], # of `conflict_lines` or `reading_lines`
     def cell(c, l):
         if l['value'] is None: return '— '+marks.setdefault(l['reason'], f'({chr(97+len(marks))})')
         sure = l['low'] > 1e-9 or l['high'] < -1e-9     # beyond rounding
-        return interval_text(l['value'], l['low'], l['high'], 2, sign=True)+(f" ({c.at[1].removesuffix(' (two cores)')}, {l['metric']})" if c.at else '')+' *'*sure+' †'*alone(l)
+        return interval_text(l['value'], l['low'], l['high'], 2, sign=True)+(f" ({c.at[1].removesuffix(CORES)}, {l['metric']})" if c.at else '')+' *'*sure+' †'*alone(l)
     for c in of.conflicts: rows.append((c.topic, c.paper, c.other, c.ours, c.option, *(cell(c, at[c.id, p]) for p in places)))
     where = 'paper and published program differ' if paper == 'p1' else 'the paper can be read in two ways'
     said = [f'Conflict register of {of.method}: where {where}, what switches it, and the measured difference (other reading minus our default, percentage points, 95 % interval over seeds and test {"images" if paper in ("p1", "p3") else "videos"}; * the interval excludes zero).']

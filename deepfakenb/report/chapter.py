@@ -137,7 +137,7 @@ def differences_text(found: dict, # row -> Interval
     "A list for a sentence."
     return ', '.join(f'{short(k)} {interval_text(d.mean, d.low, d.high, sign=True)}' for k, d in found.items())
 
-MINUTES = dict(p2=6., p3=6., p4=5., p5=6.)   # of one core, that a run of the two-core columns should take
+MINUTES = dict(p4=5.)   # of one core, that a run of the two-core columns should take; 6 in the other papers
 
 def _times(self: Chapter): # Markdown
     "How long the trainings behind the chapter's tables took, and which took longer than they should."
@@ -146,7 +146,7 @@ def _times(self: Chapter): # Markdown
     if not runs: return Markdown('')
     clock = {i: r.history['seconds'].sum()/60 for i, (_, r) in runs.items()}
     core = {i: s/60 for i, (_, r) in runs.items() if (s := r.provenance.get('processor_s'))}
-    most = MINUTES[self.paper]
+    most = MINUTES.get(self.paper, 6.)
     long = sorted({runs[i][0] for i in clock if core.get(i, clock[i]) > most})
     known = f' Processor time, answers to every test included, is recorded for {len(core)}: {max(core.values()):.1f} minutes at most.' if core else ''
     over = f' Above {most:g} (by processor time where it is known, else on the clock), {len(long)} rows of {len({row for row, _ in runs.values()})}: {", ".join(long)}.' if long else f' None took more than {most:g}.'
